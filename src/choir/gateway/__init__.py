@@ -1,0 +1,1 @@
+"""The provider gateway: the only process that ever holds a provider key."""

@@ -1,0 +1,1 @@
+"""The hypervisor: signs people in, runs their sandboxes, proxies their desktops."""

@@ -1,0 +1,1 @@
+"""Backends that isolate one sandbox from everything else."""

@@ -1,0 +1,1 @@
+"""What runs inside a sandbox: the first process, the desktop, the agent loop."""

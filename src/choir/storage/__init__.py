@@ -1,0 +1,1 @@
+"""Durable state: the usage ledger and the registry of sandboxes."""

@@ -1,0 +1,60 @@
+"""Gateway tokens: bound to one sandbox, signed, checked without a database.
+
+Shape: ``choir-gt-<sandbox id>.<96-bit nonce>.<HMAC-SHA256>``, the last two base64url. The prefix is what lets the
+keyless policy tell a gateway token from a real credential. A token carries no expiry: it lives as long as the lease
+that the gateway keeps for its sandbox (see ``choir.contract``), so revocation is immediate.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+
+from choir.errors import TokenError
+
+PREFIX = "choir-gt-"
+KEY_BYTES = 32
+
+
+def new_key() -> bytes:
+    """A fresh signing key, shared by the hypervisor (signs) and the gateway (verifies)."""
+    return os.urandom(KEY_BYTES)
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _mac(key: bytes, signed: str) -> str:
+    return _b64(hmac.digest(key, signed.encode(), hashlib.sha256))
+
+
+def sign(key: bytes, sandbox_id: str) -> str:
+    """A new token for ``sandbox_id`` (no dot in it)."""
+    signed = f"{PREFIX}{sandbox_id}.{_b64(os.urandom(12))}"
+    return f"{signed}.{_mac(key, signed)}"
+
+
+def verify(key: bytes, token: str, sandbox_id: str) -> None:
+    """Check that ``token`` is genuine and belongs to ``sandbox_id``.
+
+    Raises:
+        TokenError: ``token_malformed``, ``token_forged`` or ``token_of_another_sandbox``. The message never repeats
+            any part of the token.
+    """
+    parts = token.split(".")
+    if not token.startswith(PREFIX) or len(parts) != 3 or not token.isascii():
+        raise TokenError("token_malformed", "This is not a Choir gateway token.")
+    signed, _, mac = token.rpartition(".")
+    if not hmac.compare_digest(_mac(key, signed), mac):
+        raise TokenError("token_forged", "The gateway token's signature does not match.")
+    if parts[0] != PREFIX + sandbox_id:
+        raise TokenError("token_of_another_sandbox", "The gateway token belongs to another sandbox.")
+
+
+def looks_like_token(value: str) -> bool:
+    """Whether ``value`` has the shape of a gateway token: the one value allowed under a key's name in a sandbox."""
+    parts = value.split(".")
+    return value.startswith(PREFIX) and len(parts) == 3 and all(parts)
