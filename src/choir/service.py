@@ -1,0 +1,129 @@
+"""How one process of Choir starts another: over a channel that says "ready" or why not, and whose end is the end.
+
+The child gets one descriptor (``--channel-fd N``, a ``choir.channel.Channel``). It receives one start message, answers
+``{"ready": true, ...}`` or ``{"reason", "message", "hint"}`` and exits, and lives until the channel closes: a parent
+that was killed leaves no orphan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from choir.channel import Channel, ChannelClosed, Message
+from choir.errors import ChoirError, StartError
+
+
+class Service:
+    """The parent's side of one child process. Start it from a thread that lives as long as the child."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        self.name = name
+        self.process = process
+        self.channel = channel
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @classmethod
+    def spawn(
+        cls,
+        name: str,
+        module: str,
+        arguments: Iterable[str] = (),
+        *,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        inherit: Iterable[int] = (),
+    ) -> Service:
+        """Run ``python -I -m module`` with nothing of this process's environment.
+
+        Args:
+            log: stdout and stderr are appended there; None shares this process's.
+            inherit: further descriptors that the child keeps, under the same numbers.
+        """
+        ours, theirs = Channel.pair()
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if log else None
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-m", module, "--channel-fd", str(theirs.fileno()), *arguments],
+                env=dict(environment or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(theirs.fileno(), *inherit),
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+            if output is not None:
+                os.close(output)
+        return cls(name, process, ours)
+
+    async def start(self, message: Message, descriptors: Iterable[int] = (), deadline: float = 30.0) -> Message:
+        """Send the start message and wait for the answer, raced against the child's death.
+
+        Raises:
+            StartError: the child's own reason, ``SERVICE_exited`` or ``SERVICE_silent``.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self.channel.send(message, descriptors)
+            async with asyncio.timeout(deadline):
+                answer, _ = await self.channel.receive_async(loop)
+        except ChannelClosed:
+            code = await asyncio.to_thread(self.process.wait)
+            raise StartError(f"{self.name}_exited", f"The {self.name} exited at start ({_describe(code)}).") from None
+        except TimeoutError:
+            self.kill()
+            raise StartError(f"{self.name}_silent", f"The {self.name} was not ready after {deadline:g} s.") from None
+        if not answer.get("ready"):
+            await asyncio.to_thread(self.process.wait)
+            reason = str(answer.get("reason", f"{self.name}_failed"))
+            raise StartError(reason, str(answer.get("message", "")), str(answer.get("hint", "")))
+        return answer
+
+    def stop(self, grace: float = 5.0) -> int:
+        """Close the channel, wait ``grace`` seconds, then kill. Returns the exit status as Popen does."""
+        self.channel.close()
+        try:
+            return self.process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self.process.wait()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, 9)
+
+
+def _describe(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def serve(run: Callable[[Channel, Message, list[int]], Any]) -> None:
+    """The child's side: take the start message and run; a ``ChoirError`` becomes the answer and the exit code.
+
+    ``run`` itself sends ``{"ready": true}`` and returns when the channel closes.
+    """
+    fd = int(sys.argv[sys.argv.index("--channel-fd") + 1])
+    channel = Channel(socket.socket(fileno=fd))
+    try:
+        message, descriptors = channel.receive()
+    except ChannelClosed:
+        sys.exit(0)
+    try:
+        run(channel, message, descriptors)
+    except ChoirError as error:
+        with contextlib.suppress(ChannelClosed, OSError):
+            channel.send(error.as_dict())
+        print(f"{error.reason}: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)
