@@ -11,10 +11,18 @@ renew     sandbox_ids (list), lease_s                                           
 detach    sandbox_id                                                             {}
 status                                                                           pid, providers, sandboxes
 reload                                                                           providers
+subscribe                                                                        {}, then events (see below)
 ========  =====================================================================  ==================================
 
 Unasked, the gateway sends every connected client ``{"event": "wanted", "service": "local"}`` when a call needs a
 process that is not running (``start_on_use``); whoever supervises that service starts it.
+
+After ``subscribe`` a client is also sent every usage record as ``{"event": "usage", "record": {...}}``; one that does
+not keep up misses some. A client whose socket is full otherwise, and every client when the gateway's worker is forked
+again, finds its connection closed: it connects again and attaches its sandboxes again. ``lease_s`` is in seconds. The
+descriptor is a TCP socket listening on 127.0.0.1 of the sandbox; a refused one is closed. ``status`` lists at most 200
+sandboxes, ``sandbox_count`` is their number. ``reload`` with a wrong configuration answers with its reason and
+changes nothing.
 """
 
 from __future__ import annotations

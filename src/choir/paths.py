@@ -5,20 +5,35 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from choir.errors import StartError
 
 
 @dataclass(frozen=True)
 class State:
-    """The state folder and the names in it."""
+    """The state folder and the names in it.
+
+    Args:
+        root: what is kept.
+        run_name: where below it the sockets of what runs now are; ``choir up`` has ``run``, a gateway that lives for
+            one command a folder of its own in it.
+    """
 
     root: Path
+    run_name: str = "run"
+
+    LOCK: ClassVar[str] = "gateway.lock"
+    """In a run folder; held by its gateway as long as it lives."""
 
     @property
     def run(self) -> Path:
-        """Sockets and pid files of what is running now."""
-        return self.root / "run"
+        """Sockets of what is running now."""
+        return self.root / self.run_name
+
+    def alone(self) -> State:
+        """The same state with sockets of this process's own."""
+        return State(self.root, f"run/{os.getpid()}")
 
     @property
     def gateway_socket(self) -> Path:
@@ -33,6 +48,11 @@ class State:
         return self.run / "local.sock"
 
     @property
+    def journal(self) -> Path:
+        """Records of this run folder's gateway that are not in the ledger yet."""
+        return self.run / "usage.journal"
+
+    @property
     def ledger(self) -> Path:
         return self.root / "usage.db"
 
@@ -43,6 +63,10 @@ class State:
     @property
     def token_key(self) -> Path:
         return self.root / "token.key"
+
+    @property
+    def local_key(self) -> Path:
+        return self.root / "local.key"
 
     @property
     def homes(self) -> Path:

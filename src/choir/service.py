@@ -10,21 +10,49 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from choir.channel import Channel, ChannelClosed, Message
 from choir.errors import ChoirError, StartError
 
 
+class Process(Protocol):
+    """What of ``subprocess.Popen`` is used."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class Child:
+    """A child of this process that was started before it replaced itself (execve keeps its children)."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+        self._code: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As ``Popen.wait``: the exit code, or minus the signal."""
+        if self._code is None:
+            if not select.select([self._pidfd], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(f"pid {self.pid}", timeout or 0.0)
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            os.close(self._pidfd)
+        return self._code
+
+
 class Service:
     """The parent's side of one child process. Start it from a thread that lives as long as the child."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], channel: Channel) -> None:
+    def __init__(self, name: str, process: Process, channel: Channel) -> None:
         self.name = name
         self.process = process
         self.channel = channel
@@ -80,16 +108,29 @@ class Service:
             async with asyncio.timeout(deadline):
                 answer, _ = await self.channel.receive_async(loop)
         except ChannelClosed:
-            code = await asyncio.to_thread(self.process.wait)
-            raise StartError(f"{self.name}_exited", f"The {self.name} exited at start ({_describe(code)}).") from None
+            code = await asyncio.to_thread(self.stop)
+            raise StartError(f"{self.name}_exited", f"The {self.name} exited at start ({describe_exit(code)}).") from None
         except TimeoutError:
-            self.kill()
+            await asyncio.to_thread(self.stop, 0.0)
             raise StartError(f"{self.name}_silent", f"The {self.name} was not ready after {deadline:g} s.") from None
         if not answer.get("ready"):
-            await asyncio.to_thread(self.process.wait)
+            await asyncio.to_thread(self.stop)
             reason = str(answer.get("reason", f"{self.name}_failed"))
             raise StartError(reason, str(answer.get("message", "")), str(answer.get("hint", "")))
         return answer
+
+    async def ended(self) -> int:
+        """Wait for the child to end; the exit status as Popen gives it."""
+        loop = asyncio.get_running_loop()
+        pidfd = os.pidfd_open(self.pid)
+        ended = asyncio.Event()
+        loop.add_reader(pidfd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+        return self.process.wait()
 
     def stop(self, grace: float = 5.0) -> int:
         """Close the channel, wait ``grace`` seconds, then kill. Returns the exit status as Popen does."""
@@ -105,7 +146,8 @@ class Service:
             os.killpg(self.process.pid, 9)
 
 
-def _describe(code: int) -> str:
+def describe_exit(code: int) -> str:
+    """Popen's exit status in words."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
