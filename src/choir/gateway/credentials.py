@@ -1,0 +1,113 @@
+"""Provider keys from their references. Only ``main`` and ``upstream`` may import this; import-linter holds it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from choir.config import Config, Provider
+from choir.errors import ConfigError
+
+_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)\Z")
+_KEY = re.compile(r"[!-~]{1,8192}\Z")
+
+
+class Unresolved(Exception):  # noqa: N818 - an everyday state: most providers have no key
+    """There is no key behind a reference. The message says which variable or file."""
+
+
+class Credentials:
+    """Where keys come from. Never prints, never pickles."""
+
+    def __init__(self, config: Config, secrets: Mapping[str, str], services: Mapping[str, str]) -> None:
+        """
+        Args:
+            secrets: variables that the starting process handed over.
+            services: keys of Choir's own services, by name.
+
+        Raises:
+            ConfigError: ``env_file_exposed`` or ``env_file_malformed``.
+        """
+        self._secrets = dict(secrets)
+        self._services = dict(services)
+        self._env_file = config.env_file
+        self._file = read_env_file(config.env_file)
+
+    def __repr__(self) -> str:
+        return "<Credentials>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("credentials are not serialised")
+
+    def key(self, provider: Provider) -> str:
+        """The key of ``provider``, "" when it needs none.
+
+        Raises:
+            Unresolved: there is none.
+            ConfigError: ``key_file_exposed`` or ``key_malformed``; never repeats the value.
+        """
+        kind, _, name = provider.key.partition(":")
+        if not kind:
+            return ""
+        if kind == "env":
+            value = (self._secrets.get(name) or self._file.get(name, "")).strip()
+            missing = f"no key in {name}"
+        elif kind == "file":
+            value = _read_private(Path(name), "key_file_exposed", 0o007).strip()
+            missing = f"no key in {name}"
+        else:
+            value = self._services.get(name, "")
+            missing = f"the service `{name}` is not there"
+        if not value:
+            raise Unresolved(missing)
+        if not _KEY.match(value):
+            raise ConfigError(
+                "key_malformed",
+                f"The key of provider `{provider.name}` ({provider.key}) has spaces or characters no header can carry.",
+            )
+        return value
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """``KEY=VALUE`` lines, ``export`` allowed, ``#`` comments, single or double quotes; {} when there is no file.
+
+    Raises:
+        ConfigError: ``env_file_exposed``: others than the owner can read it; ``env_file_malformed``, with the line.
+    """
+    values: dict[str, str] = {}
+    for number, line in enumerate(_read_private(path, "env_file_exposed", 0o077).splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        found = _LINE.match(line)
+        value = _unquoted(found[2]) if found else None
+        if found is None or value is None:
+            raise ConfigError("env_file_malformed", f"{path}:{number}: not KEY=VALUE.")
+        values[found[1]] = value
+    return values
+
+
+def _unquoted(text: str) -> str | None:
+    if text[:1] in ("'", '"'):
+        end = text.find(text[0], 1)
+        rest = text[end + 1 :].strip()
+        return text[1:end] if end > 0 and (not rest or rest.startswith("#")) else None
+    return re.split(r"\s+#", text, maxsplit=1)[0].strip()
+
+
+def _read_private(path: Path, reason: str, forbidden: int) -> str:
+    """The text of a file, "" when there is none; the mode is that of the file that is read, not of the name."""
+    try:
+        with path.open() as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & forbidden:
+                who = "its group or everyone" if forbidden & 0o070 else "everyone"
+                raise ConfigError(
+                    reason, f"{path} holds keys and is open to {who} (mode {mode:04o}).", f"chmod 600 {path}"
+                )
+            return file.read(1024 * 1024)
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,0 +1,353 @@
+"""Which headers pass, in both directions (pure).
+
+Towards the provider everything passes but what carries credentials or identity, frames or routes the message, or lets
+a caller override what was authorised. Towards the caller only what is on the list passes.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from choir.gateway.refusals import Refusal, refused
+
+MAX_HEAD = 64 * 1024  # bytes
+MAX_HEADERS = 200
+
+_CARRIERS = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"x-subscription-token"))
+_DROPPED = frozenset(
+    (
+        # hop by hop (RFC 9110, 7.6.1) and framing, which is written anew
+        *(b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"content-length", b"upgrade"),
+        *(b"http2-settings", b"expect", b"host"),
+        # who is asking, or on whose account
+        *(b"cookie", b"cookie2", b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"from"),
+        *(b"openai-organization", b"openai-project", b"x-goog-user-project", b"x-goog-iam-authorization-token"),
+        *(b"x-auth-token", b"x-access-token", b"x-amz-security-token", b"ocp-apim-subscription-key"),
+        # what would make an upstream see another method, path or host than the authorised one
+        *(b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-url", b"x-rewrite-url"),
+        *(b"x-original-host", b"x-original-uri", b"x-host"),
+    )
+)
+_DROPPED_PREFIXES = (b"x-forwarded-", b"proxy-", b"x-choir-", b"cf-", b"x-envoy-")
+_KEPT, _DROP, _CARRIER, _LENGTH, _TRANSFER, _HOST, _EXPECT, _CONNECTION, _UPGRADE, _TYPE, _ENCODING, _ACCEPT, _COUNT = (
+    range(13)
+)
+_KIND: dict[bytes, int] = {
+    b"": _DROP,
+    **dict.fromkeys(_DROPPED, _DROP),
+    **dict.fromkeys(_CARRIERS, _CARRIER),
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _TRANSFER,
+    b"host": _HOST,
+    b"expect": _EXPECT,
+    b"connection": _CONNECTION,
+    b"upgrade": _UPGRADE,
+    b"content-type": _TYPE,
+    b"content-encoding": _ENCODING,
+    b"accept-encoding": _ACCEPT,
+}
+_KIND_CACHE_SIZE = 512
+
+
+class RequestHead:
+    """A caller's header lines, read once. The body's length is not among them: see ``split_length``.
+
+    Attributes:
+        kept: header lines that go to the provider, each with its CRLF, byte for byte.
+        token: the gateway token, b"" when there is none.
+        ambiguous: several carriers that do not agree.
+        chunked: the body comes in chunks.
+        bad: why the head cannot be relayed, or None.
+    """
+
+    __slots__ = (
+        "ambiguous",
+        "bad",
+        "chunked",
+        "content_encoding",
+        "content_type",
+        "expects_continue",
+        "kept",
+        "token",
+        "websocket",
+    )
+
+    def __init__(self, block: bytes) -> None:
+        """
+        Args:
+            block: header lines, each with its CRLF, as a strict parser let them pass: no folds, no bare CR or LF.
+        """
+        self.token = b""
+        self.ambiguous = False
+        self.chunked = False
+        self.bad: Refusal | None = None
+        self.content_type = b""
+        self.content_encoding = b""
+        self.expects_continue = False
+        hosts = 0
+        connection = b""
+        upgrade = b""
+        kept = []
+        lines = block.split(b"\r\n")
+        for line in lines:
+            name, _, value = line.partition(b":")
+            kind = _KIND.get(name)
+            if kind is None:
+                kind = _kind(name)
+            if kind == _KEPT:
+                kept.append(line)
+                continue
+            value = value.strip(b" \t")
+            if kind == _CARRIER:
+                self._carrier(name.lower(), value)
+            elif kind == _HOST:
+                hosts += 1
+            elif kind == _TYPE:
+                self.content_type = value.lower()
+                kept.append(line)
+            elif kind == _CONNECTION:
+                connection = connection + b"," + value.lower() if connection else value.lower()
+            elif kind == _ENCODING:
+                self.content_encoding = value.lower()
+                kept.append(line)
+            elif kind == _ACCEPT:
+                kept.append(b"%b: %b" % (name, _readable_codings(value)))
+            elif kind == _TRANSFER:
+                self.chunked = True
+                if value.lower() != b"chunked":
+                    self.bad = refused(400, "ambiguous_framing", "Transfer-Encoding may only be `chunked`.")
+            elif kind == _EXPECT:
+                self.expects_continue = value.lower() == b"100-continue"
+                if not self.expects_continue:
+                    self.bad = refused(400, "expectation_unknown", "Expect may only be `100-continue`.")
+            elif kind == _UPGRADE:
+                upgrade = value.lower()
+        if connection and connection not in (b"keep-alive", b"close"):
+            named = {token.strip() for token in connection.split(b",")}
+            kept = [line for line in kept if line.partition(b":")[0].lower() not in named]
+        self.websocket = upgrade == b"websocket" and b"upgrade" in connection
+        kept.append(b"")
+        self.kept = b"\r\n".join(kept)
+        if hosts != 1:
+            self.bad = refused(400, "host_missing", "exactly one Host header is needed.")
+        elif len(lines) > MAX_HEADERS:
+            self.bad = refused(431, "head_too_large", f"it has more than {MAX_HEADERS} headers.")
+
+    def _carrier(self, name: bytes, value: bytes) -> None:
+        if name == b"authorization":
+            scheme, _, value = value.partition(b" ")
+            value = value.strip()
+            if scheme.lower() != b"bearer":
+                value = b"\x00"  # never a token, and not the same as one
+        if self.token and value != self.token:
+            self.ambiguous = True
+        self.token = value or b"\x00"
+
+
+def _kind(name: bytes) -> int:
+    """Classify a name not seen before, in this spelling."""
+    lower = name.lower()
+    kind = _KIND.get(lower)
+    if kind is None:
+        # An underscore becomes a dash in many a server, and so another header.
+        kind = _DROP if lower.startswith(_DROPPED_PREFIXES) or b"_" in lower else _KEPT
+    if len(_KIND) < _KIND_CACHE_SIZE and len(name) < 64:
+        _KIND[name] = kind
+    return kind
+
+
+def _readable_codings(value: bytes) -> bytes:
+    """Accept-Encoding without the codings that a usage count could not be read from."""
+    codings = [coding.strip() for coding in value.split(b",")]
+    allowed = [c for c in codings if c.partition(b";")[0].strip().lower() in (b"gzip", b"deflate", b"identity")]
+    return b", ".join(allowed) or b"identity"
+
+
+_PASSES = frozenset(
+    (
+        *(b"content-type", b"content-encoding", b"content-language", b"content-disposition", b"cache-control", b"date"),
+        *(b"retry-after", b"retry-after-ms", b"x-should-retry", b"vary", b"etag", b"last-modified"),
+        *(b"x-request-id", b"request-id", b"apim-request-id", b"x-ms-request-id", b"x-amzn-requestid"),
+        *(b"x-amzn-errortype", b"mistral-correlation-id", b"x-trace-id"),
+        *(b"sec-websocket-accept", b"sec-websocket-protocol", b"sec-websocket-extensions"),
+    )
+)
+_PASSING_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"anthropic-priority-", b"openai-", b"x-amzn-bedrock-")
+_HELD_BACK = (b"openai-organization", b"openai-project")
+_RESPONSE_KIND: dict[bytes, int] = {
+    b"": _DROP,
+    **dict.fromkeys(_PASSES, _KEPT),
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _TRANSFER,
+    b"content-type": _TYPE,
+    b"content-encoding": _ENCODING,
+}
+
+
+class ResponseHead:
+    """A provider's head, read once.
+
+    Attributes:
+        kept: header lines for the caller.
+        length: of the body; None when it is not told.
+        chunked: framed by chunks.
+        bad: it cannot be relayed.
+        input_tokens, output_tokens: Bedrock's invoke says them here.
+    """
+
+    __slots__ = (
+        "bad",
+        "chunked",
+        "content_encoding",
+        "content_type",
+        "input_tokens",
+        "kept",
+        "length",
+        "output_tokens",
+    )
+
+    def __init__(self, block: bytes, secret: bytes = b"") -> None:
+        """
+        Args:
+            block: header lines, each with its CRLF.
+            secret: the provider key; a header that repeats it does not pass.
+        """
+        self.length: int | None = None
+        self.chunked = False
+        self.bad = False
+        self.content_type = b""
+        self.content_encoding = b""
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        kept = []
+        for line in block.split(b"\r\n"):
+            kind, value = _LINES.get(line) or _read_line(line)
+            if kind == _DROP:
+                continue
+            if kind == _KEPT:
+                kept.append(line)
+                continue
+            if kind == _LENGTH:
+                self.length = int(value)
+            elif kind == _TRANSFER:
+                self.chunked = value.lower() == b"chunked"
+                self.bad = self.bad or not self.chunked
+            else:
+                kept.append(line)
+                if kind == _TYPE:
+                    self.content_type = value.lower()
+                elif kind == _ENCODING:
+                    self.content_encoding = value.lower()
+                elif value.isdigit():
+                    name = line.partition(b":")[0].lower()
+                    if name.endswith(b"-input-token-count"):
+                        self.input_tokens = int(value)
+                    elif name.endswith(b"-output-token-count"):
+                        self.output_tokens = int(value)
+        kept.append(b"")
+        self.kept = b"\r\n".join(kept)
+        if secret and secret in self.kept:
+            self.kept = b"".join(line + b"\r\n" for line in kept[:-1] if secret not in line)
+
+    @property
+    def is_event_stream(self) -> bool:
+        return self.content_type.startswith(b"text/event-stream")
+
+
+_LINES: dict[bytes, tuple[int, bytes]] = {}
+"""Lines that come again and again, such as the content type, and what was read from them."""
+
+
+def _read_line(line: bytes) -> tuple[int, bytes]:
+    """Kind and value of a response header line."""
+    name, _, value = line.partition(b":")
+    kind = _RESPONSE_KIND.get(name)
+    if kind is None:
+        kind = _response_kind(name)
+    read = kind, value.strip(b" \t")
+    if kind in (_TYPE, _ENCODING, _TRANSFER, _DROP) and len(line) < 80 and len(_LINES) < _KIND_CACHE_SIZE:
+        _LINES[line] = read
+    return read
+
+
+def _response_kind(name: bytes) -> int:
+    lower = name.lower()
+    kind = _RESPONSE_KIND.get(lower)
+    if kind is None:
+        passes = lower.startswith(_PASSING_PREFIXES) and not lower.startswith(_HELD_BACK)
+        kind = _COUNT if lower.startswith(b"x-amzn-bedrock-") else _KEPT if passes else _DROP
+    if len(_RESPONSE_KIND) < _KIND_CACHE_SIZE and len(name) < 64:
+        _RESPONSE_KIND[name] = kind
+    return kind
+
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _REASONS.get(code, b"Status")) for code in range(100, 600)}
+
+_TARGET = re.compile(rb"/[!-~]*\Z")
+_LENGTH_LINE = re.compile(rb"\r\nContent-Length:[ \t]*([0-9]+)", re.IGNORECASE)
+
+
+class Chunks:
+    """Finds the end of a chunked body (RFC 9112, 7.1) that a strict parser judges at the same time."""
+
+    __slots__ = ("_line", "_skip", "_trailers")
+
+    def __init__(self) -> None:
+        self._line = b""
+        self._skip = 0
+        self._trailers = False
+
+    def end(self, data: bytes) -> int:
+        """The index in ``data`` behind the body, or -1 when it goes on. ``data`` follows what was given before.
+
+        Raises:
+            ValueError: a size or a line that no parser takes.
+        """
+        at = 0
+        while at < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+                at += step
+                continue
+            newline = data.find(b"\n", at)
+            self._line += data[at : newline + 1] if newline >= 0 else data[at:]
+            if len(self._line) > MAX_HEAD:
+                raise ValueError("a line of a chunked body is too long")
+            if newline < 0:
+                return -1
+            line, self._line, at = self._line, b"", newline + 1
+            if self._trailers:
+                if line == b"\r\n":
+                    return at
+            elif size := int(line.partition(b";")[0], 16):
+                self._skip = size + 2
+            else:
+                self._trailers = True
+        return -1
+
+
+def split_length(head: bytes) -> tuple[bytes, int, bytes]:
+    """A head around the value of its Content-Length: what is before it, the value, what is after it.
+
+    Without such a line: the head, 0, b"". A strict parser has seen to it that there is one at most.
+    """
+    found = _LENGTH_LINE.search(head)
+    if found is None:
+        return head, 0, b""
+    return head[: found.start(1)], int(found[1]), head[found.end(1) :]
+
+
+def head_refusal(words: list[bytes]) -> Refusal | None:
+    """What is wrong with a request line that the parser let pass.
+
+    Args:
+        words: method, target and version.
+    """
+    if len(words) != 3 or words[2] != b"HTTP/1.1":
+        return refused(505, "http_version", "only HTTP/1.1 is spoken here.")
+    if words[0] == b"CONNECT" or not _TARGET.match(words[1]):
+        return refused(400, "target_form", "the request target must be a path.")
+    return None

@@ -1,0 +1,221 @@
+"""Usage records on their way: journal first, then, in batches on a thread, standard output and the ledger."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from choir.contract import UsageRecord
+from choir.gateway.journal import ROTATE_AT, Journal
+from choir.storage.ledger import Ledger
+
+BATCH = 2000  # records
+BATCH_SECONDS = 0.05
+RETRY_SECONDS = 0.5
+MAX_WAITING = 100_000
+"""Records kept in memory while the ledger takes none; what the journal holds as well can be let go."""
+
+_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [a + b for a in _DIGITS for b in _DIGITS]
+_encode = msgspec.json.Encoder().encode
+
+
+class RequestIds:
+    """ULIDs (https://github.com/ulid/spec), as ``choir.ids`` makes them, but monotonic and so cheaper."""
+
+    def __init__(self) -> None:
+        self._count = int.from_bytes(os.urandom(4))
+        self._random = ""
+        self._millisecond = -1
+        self._prefix = ""
+
+    def new(self, now: float) -> str:
+        """
+        Args:
+            now: seconds since the epoch.
+        """
+        millisecond = int(now * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            self._prefix = "".join([_PAIRS[millisecond >> shift & 1023] for shift in (40, 30, 20, 10, 0)])
+        self._count = count = self._count + 1 & 0xFFFFF
+        if not self._random or count == 0:
+            seed = int.from_bytes(os.urandom(8))
+            self._random = "".join([_PAIRS[seed >> shift & 1023] for shift in (0, 10, 20, 30, 40, 50)])
+        return f"{self._prefix}{self._random}{_PAIRS[count >> 10]}{_PAIRS[count & 1023]}"
+
+
+class Timestamps:
+    """RFC 3339 in UTC with milliseconds."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def format(self, now: float) -> str:
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{int(now * 1000) % 1000:03d}Z"
+
+
+class Recorder:
+    """Takes every record. ``record`` is for the event loop's thread; the ledger is fed by a thread of its own."""
+
+    def __init__(self, journal: Journal, ledger: Ledger, log: Callable[[str], None]) -> None:
+        """
+        Args:
+            log: told once when the ledger stops taking records and once when it takes them again.
+        """
+        self._journal = journal
+        self._ledger = ledger
+        self._log = log
+        self._waiting: deque[tuple[UsageRecord, bytes]] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._failing = False
+        self._missed = False
+        self._replaying = False
+        self._rotated_at = 0
+        self._taken = 0
+        self._done = 0
+        self._journal_failing = False
+        self.subscriber: Callable[[UsageRecord], None] | None = None
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+
+    def start(self) -> None:
+        """Replay what an earlier process left, then take records.
+
+        The ledger may be out of reach: the journal is then replayed later.
+        """
+        try:
+            self._ledger.append(())
+            self._replay()
+            self._journal.discard()
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error)
+            self._missed = True
+        self._thread.start()
+
+    @property
+    def accepting(self) -> bool:
+        """Whether a further record has a place: the journal, or memory while that cannot be written."""
+        return not self._journal_failing or len(self._waiting) < MAX_WAITING
+
+    def record(self, record: UsageRecord) -> None:
+        """Make a record durable and hand it on. Call it before the last byte of the answer is written."""
+        line = _encode(record) + b"\n"
+        kept = self._journal.append(line)
+        if kept is self._journal_failing:
+            self._journal_state(kept)
+        if kept and len(self._waiting) >= MAX_WAITING:
+            self._missed = True  # read from the journal once the ledger is back
+        else:
+            if not self._waiting:
+                self._wake.set()
+            self._waiting.append((record, line))
+            self._taken += 1
+        if self._journal.size > ROTATE_AT:
+            self._rotate()
+        if self.subscriber is not None:
+            self.subscriber(record)
+
+    def _journal_state(self, writable: bool) -> None:
+        self._journal_failing = not writable
+        if writable:
+            self._log("usage journal: writable again")
+        else:
+            self._log(
+                f"usage journal {self._journal.path}: cannot be written; up to {MAX_WAITING} records wait in memory"
+            )
+
+    def _rotate(self) -> None:
+        """Start a new file once the ledger has all of the old one."""
+        if self._failing or self._missed or self._replaying or self._done < self._rotated_at:
+            return
+        self._journal.drop_old()
+        if self._journal.rotate():
+            self._rotated_at = self._taken
+
+    def stop(self) -> None:
+        """Settle everything that was taken; what the ledger does not take now stays in the journal."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+        if not self._failing and not self._missed and not self._waiting and not self._thread.is_alive():
+            self._journal.discard()
+        self._ledger.close()
+
+    def _run(self) -> None:
+        pause = BATCH_SECONDS
+        while True:
+            if not self._waiting and not self._missed:
+                if self._stopping:
+                    return
+                self._wake.wait()
+            self._wake.clear()
+            if not self._stopping:
+                time.sleep(pause)
+            try:
+                self._drain()
+                pause = BATCH_SECONDS
+            except (sqlite3.Error, OSError) as error:
+                self._failed(error)
+                if self._stopping:
+                    return
+                pause = RETRY_SECONDS
+
+    def _drain(self) -> None:
+        if self._missed:
+            # Clear first: what is missed from here on is found by the next replay.
+            self._replaying, self._missed = True, False
+            try:
+                self._replay()
+            except (sqlite3.Error, OSError):
+                self._missed = True
+                raise
+            finally:
+                self._replaying = False
+        while self._waiting:
+            batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
+            self._ledger.append(record for record, _ in batch)
+            for _ in batch:
+                self._waiting.popleft()
+            self._done += len(batch)
+            _print(b"".join(line for _, line in batch))
+        if self._failing:
+            self._failing = False
+            self._log("ledger: takes records again")
+
+    def _replay(self) -> None:
+        batch: list[UsageRecord] = []
+        for record in self._journal.replay():
+            batch.append(record)
+            if len(batch) >= BATCH:
+                self._ledger.append(batch)
+                batch = []
+        if batch:
+            self._ledger.append(batch)
+
+    def _failed(self, error: Exception) -> None:
+        if not self._failing:
+            self._failing = True
+            self._log(f"ledger {self._ledger.path}: {type(error).__name__}: {error}; records wait in the journal")
+
+
+def _print(lines: bytes) -> None:
+    """To standard output. Nobody may be reading it; the ledger is what counts."""
+    try:
+        view = memoryview(lines)
+        while view:
+            view = view[os.write(sys.stdout.fileno(), view) :]
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,149 @@
+"""The usage ledger: SQLite in WAL mode, written by the gateway alone, readable by anyone who may read the file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from choir.contract import UsageRecord
+
+_FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
+_TYPES = {
+    **dict.fromkeys(("status", "bytes_in", "bytes_out", "input_tokens", "output_tokens", "cached_tokens"), "INTEGER"),
+    **dict.fromkeys(("latency_ms", "ttft_ms", "cost_usd"), "REAL"),
+}
+_NULLABLE = ("model", "ttft_ms", "input_tokens", "output_tokens", "cached_tokens", "cost_usd")
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS usage (seq INTEGER PRIMARY KEY, {})".format(
+        ", ".join(f"{name} {_TYPES.get(name, 'TEXT')}{'' if name in _NULLABLE else ' NOT NULL'}" for name in _FIELDS)
+    ),
+    "CREATE UNIQUE INDEX IF NOT EXISTS usage_request_id ON usage (request_id)",
+    "CREATE INDEX IF NOT EXISTS usage_ts ON usage (ts)",
+)
+_COLUMNS = ", ".join(_FIELDS)
+_ROW = f"({', '.join('?' * len(_FIELDS))})"
+_INSERT = f"INSERT OR IGNORE INTO usage ({_COLUMNS}) VALUES "  # noqa: S608 - our own names
+_ROWS = 100
+"""Rows of one statement. Each statement is one step without the interpreter's lock."""
+_BUSY_SECONDS = 2.0
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over the calls of one user to one model. A sum is None when no call told its part of it."""
+
+    user_id: str
+    provider: str
+    model: str | None
+    calls: int
+    failed: int
+    """Calls whose outcome was not ``ok``."""
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    cost_usd: float | None
+    bytes_in: int
+    bytes_out: int
+
+
+class Ledger:
+    """The file at ``path``. ``append`` makes it; reading never does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: sqlite3.Connection | None = None
+
+    def append(self, records: Iterable[UsageRecord]) -> None:
+        """Add records in one transaction. One whose ``request_id`` is there already is left out. One thread only.
+
+        Raises:
+            sqlite3.Error: locked, full or broken; nothing of ``records`` was added.
+        """
+        writer = self._writer
+        if writer is None:
+            writer = self._writer = self._open()
+        try:
+            with writer:
+                rows = [msgspec.structs.astuple(record) for record in records]
+                for start in range(0, len(rows), _ROWS):
+                    part = rows[start : start + _ROWS]
+                    writer.execute(_INSERT + ", ".join([_ROW] * len(part)), [value for row in part for value in row])
+        except sqlite3.Error:
+            self.close()
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            with connection:
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Close the writing side."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(sqlite3.Error):
+                writer.close()
+
+    def query(
+        self, since: str | None = None, sandbox_id: str | None = None, user_id: str | None = None, limit: int = 100
+    ) -> list[UsageRecord]:
+        """The newest records first; [] while there is no ledger.
+
+        Args:
+            since: only calls that started then or later, RFC 3339 in UTC as in the records.
+        """
+        where, values = _where(since=since, sandbox_id=sandbox_id, user_id=user_id)
+        rows = self._read(f"SELECT {_COLUMNS} FROM usage{where} ORDER BY ts DESC, seq DESC LIMIT ?", [*values, limit])  # noqa: S608
+        return [msgspec.convert(dict(zip(_FIELDS, row, strict=True)), UsageRecord) for row in rows]
+
+    def totals(
+        self, since: str | None = None, sandbox_id: str | None = None, user_id: str | None = None
+    ) -> list[Totals]:
+        """Sums by user, provider and model, most calls first; [] while there is no ledger."""
+        where, values = _where(since=since, sandbox_id=sandbox_id, user_id=user_id)
+        sums = ", ".join(
+            f"SUM({name})"
+            for name in ("input_tokens", "output_tokens", "cached_tokens", "cost_usd", "bytes_in", "bytes_out")
+        )
+        rows = self._read(
+            f"SELECT user_id, provider, model, COUNT(*), SUM(outcome <> 'ok'), {sums} FROM usage{where}"  # noqa: S608
+            " GROUP BY user_id, provider, model ORDER BY COUNT(*) DESC, user_id, provider, model",
+            values,
+        )
+        names = [field.name for field in msgspec.structs.fields(Totals)]
+        return [msgspec.convert(dict(zip(names, row, strict=True)), Totals) for row in rows]
+
+    def _read(self, sql: str, values: list[object]) -> list[tuple[object, ...]]:
+        try:
+            connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+        except sqlite3.OperationalError:
+            if self.path.exists():
+                raise
+            return []
+        try:
+            return connection.execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):  # just being made
+                return []
+            raise
+        finally:
+            connection.close()
+
+
+def _where(**equal: str | None) -> tuple[str, list[object]]:
+    given = {name: value for name, value in equal.items() if value is not None}
+    conditions = ["ts >= ?" if name == "since" else f"{name} = ?" for name in given]
+    return (" WHERE " + " AND ".join(conditions) if conditions else ""), list(given.values())
