@@ -95,6 +95,8 @@ class Running(Protocol):
     keeper_pid: int
     pid: int
     """Host pid of the sandbox's outermost process."""
+    keeper_socket: Path | None
+    """Where a later hypervisor can ``adopt`` it; None when it ends with whoever started it."""
 
     @property
     def listener(self) -> socket.socket:

@@ -1,0 +1,238 @@
+"""From a ``SandboxSpec`` to the plan of its sandbox: a list of steps, and what the keeper and the first process need.
+
+Pure but for looking at which paths exist.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from choir.contract import DESKTOP_PORT, GATEWAY_HOST, GATEWAY_PORT
+from choir.errors import IsolationError, StartError
+from choir.isolation import seccomp
+from choir.isolation.contract import SandboxSpec
+from choir.isolation.host import Host, is_inside
+from choir.isolation.steps import Argument, Bind, Data, Empty, File, Flags, Freeze, Memory, Source, Step, Symlink
+
+USER = "choir"
+UID = 1000
+HOME = "/home/choir"
+STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
+_MB = 1024**2
+
+_NAMESPACES = Flags(
+    ("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),
+    "own user, pid, network, ipc, uts and cgroup namespaces; no network but an own loopback",
+)
+_RIGHTS = Flags(
+    ("--disable-userns", "--assert-userns-disabled", "--cap-drop", "ALL"),
+    "no further user namespaces, no capabilities, no new privileges",
+)
+_LIFE = Flags(("--new-session", "--die-with-parent"), "a session of its own; ends with its keeper")
+_SYSTEM_FOLDERS = ("/", "/usr", "/etc", "/proc", "/sys", "/dev", "/run", "/tmp", "/var", "/boot", "/root", "/home")  # noqa: S108
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done."""
+
+    steps: tuple[Step, ...]
+    filter: seccomp.Filter | None
+    first_process: dict[str, Any]
+    """What ``choir.sandbox.init`` is told: listener, environment (with the token), command, limits."""
+
+    def describe(self) -> list[str]:
+        lines = [step.describe() for step in self.steps]
+        if self.filter is not None:
+            lines.append(f"seccomp: {self.filter.rules} system calls refused, x32 and foreign architectures too")
+        return lines
+
+
+def build(spec: SandboxSpec, host: Host, *, root: bool, terminal: str = "") -> Plan:
+    """The plan for ``spec``.
+
+    Args:
+        root: whether the caller is host uid 0.
+        terminal: path of the terminal that the command gets, if any.
+
+    Raises:
+        StartError: ``workspace_refused`` or ``workspace_missing``.
+        IsolationError: ``host_uid_refused``, ``seccomp_unsupported``.
+    """
+    _check(spec, root)
+    steps: list[Step] = [
+        _NAMESPACES,
+        Flags(("--uid", str(UID), "--gid", str(UID), "--hostname", USER), f"inside it is user {USER} on host {USER}"),
+        _RIGHTS,
+        _LIFE,
+        *_base(spec, host, terminal),
+        *_folders(spec, host),
+        *_workspace_guards(spec, host),
+        Freeze("/"),
+    ]
+    return Plan(tuple(steps), seccomp.build(), _first_process(spec, host))
+
+
+def _check(spec: SandboxSpec, root: bool) -> None:
+    if root and not spec.host_uid:
+        raise IsolationError(
+            "host_uid_refused",
+            "Started by root, a sandbox needs an unprivileged uid of its own; never 0.",
+        )
+    if spec.workspace is None:
+        return
+    workspace = str(spec.workspace)
+    if not spec.workspace.is_absolute() or os.path.realpath(workspace) != workspace:
+        raise StartError("workspace_refused", f"{workspace} is not an absolute path without links.")
+    if not spec.workspace.is_dir():
+        raise StartError("workspace_missing", f"{workspace} is not a folder.")
+    if workspace in _SYSTEM_FOLDERS or is_inside(workspace, ["/proc", "/sys", "/dev", "/usr", "/etc"]):
+        raise StartError(
+            "workspace_refused", f"{workspace} belongs to the system.", "Work in a folder of a project's own."
+        )
+    if is_inside(os.path.realpath(spec.home), [workspace]):
+        raise StartError(
+            "workspace_refused",
+            f"{workspace} holds Choir's own state ({spec.home}).",
+            "Work in a folder of a project's own.",
+        )
+
+
+def _base(spec: SandboxSpec, host: Host, terminal: str) -> list[Step]:
+    memory = spec.limits.max_memory_bytes
+    names = f"{USER}:x:{UID}:{UID}:{USER}:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+    steps: list[Step] = [Bind(path, path, purpose="the system") for path in host.system]
+    steps += [Symlink(target, path) for target, path in host.links]
+    steps += [Bind(path, path) for path in host.etc]
+    steps += [
+        File("/etc/passwd", names, f"two users: {USER}, nobody"),
+        File("/etc/group", f"{USER}:x:{UID}:\nnogroup:x:65534:\n", f"two groups: {USER}, nogroup"),
+        File("/etc/hosts", f"127.0.0.1 localhost {USER}\n::1 localhost\n", "localhost only"),
+        File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n", "names from files only"),
+        File("/etc/resolv.conf", "", "empty: a look-up of a name fails at once"),
+        Flags(("--proc", "/proc"), "/proc: of its own processes only"),
+        Bind("/proc/sys", "/proc/sys", purpose="kernel settings"),
+        *(Bind(host.empty, path, purpose="masked by an empty file") for path in host.proc_files),
+        *(Empty(path) for path in host.proc_folders),
+        Flags(("--dev", "/dev"), "/dev: null, zero, full, random, urandom, tty, own pts"),
+        Memory("/dev/shm", memory // 4, "1777"),  # noqa: S108 - inside
+    ]
+    if terminal:
+        steps.append(Bind(terminal, "/dev/console", "device", purpose="the given terminal"))
+    steps += [
+        Freeze("/dev"),
+        Memory("/tmp", memory, "1777"),  # noqa: S108 - inside
+        Memory("/run", 64 * _MB),
+        Symlink("../tmp", "/var/tmp"),  # noqa: S108 - inside
+        Symlink("../run", "/var/run"),
+    ]
+    return steps
+
+
+def _folders(spec: SandboxSpec, host: Host) -> list[Step]:
+    """Home, mounts, workspace and code; a folder after the one it lies in, and code last at the same place, so that it
+    stays read-only whatever it lies in."""
+    binds = [Bind(str(spec.home), HOME, "read-write", owned=True, purpose="home, persistent")]
+    for mount in spec.mounts:
+        path = str(mount.path)
+        if mount.writable:
+            binds.append(Bind(path, path, "read-write", owned=True))
+        elif not is_inside(path, list(host.system)):
+            binds.append(Bind(path, path))
+    if spec.workspace is not None:
+        path = str(spec.workspace)
+        binds.append(Bind(path, path, "read-write", owned=True, purpose="workspace"))
+    binds += [Bind(path, path, purpose="Python and Choir") for path in host.code]
+    binds.sort(key=lambda bind: len(Path(bind.path).parts))
+    return list(binds)
+
+
+def _workspace_guards(spec: SandboxSpec, host: Host) -> list[Step]:
+    steps: list[Step] = []
+    repositories: set[Path] = set()
+    for path in spec.protected:
+        if path.parent.name == ".git" and path.parent not in repositories and path.parent.is_dir():
+            # Bound over itself, it cannot be renamed away and replaced. Folders above could be, but an agent may
+            # make a new repository anywhere anyway.
+            repositories.add(path.parent)
+            text = str(path.parent)
+            steps.append(Bind(text, text, "read-write", purpose="cannot be replaced"))
+        if path.exists():
+            steps.append(Bind(str(path), str(path), purpose="protected"))
+        elif path.name == "hooks" and path.parent in repositories:
+            steps.append(Empty(str(path), "protected, empty"))
+    steps += [Bind(host.empty, str(path), purpose="masked by an empty file") for path in spec.masked]
+    return steps
+
+
+def environment(spec: SandboxSpec, host: Host) -> dict[str, str]:
+    """The whole environment inside: what ``spec`` says and what the backend itself sets."""
+    result = {
+        "PATH": ":".join(dict.fromkeys((*spec.path, *STANDARD_PATH))),
+        "HOME": HOME,
+        "USER": USER,
+        "PORT": str(DESKTOP_PORT),
+    }
+    if host.ca_file:
+        result["SSL_CERT_FILE"] = host.ca_file
+    return {**spec.environment, **result}
+
+
+def _first_process(spec: SandboxSpec, host: Host) -> dict[str, Any]:
+    return {
+        "listener": [GATEWAY_HOST, GATEWAY_PORT],
+        "desktop": [GATEWAY_HOST, DESKTOP_PORT] if spec.command is None else None,
+        "environment": environment(spec, host),
+        "command": list(spec.command or ()),
+        "home": HOME,
+        "cwd": str(spec.workspace or HOME),
+        "max_processes": spec.limits.max_processes,
+        "max_open_files": spec.limits.max_open_files,
+        "sites": list(host.sites),
+    }
+
+
+def wire(plan: Plan, spec: SandboxSpec, host: Host, mark: str) -> dict[str, Any]:
+    """The plan as the keeper reads it: JSON, with every host path in one list, and the launcher's ``mark``.
+
+    ``arguments`` holds strings, ``[index, rest]`` for a path below a source, and ``{"data": text}``.
+    """
+    arguments: list[Argument] = [argument for step in plan.steps for argument in step.arguments()]
+    owned = {argument.path for argument in arguments if isinstance(argument, Source) and argument.owned}
+    sources = [(path, True) for path in sorted(owned)]
+    index = {path: number for number, (path, _) in enumerate(sources)}
+
+    def place(path: str) -> list[Any]:
+        # What lies in a mapped folder is reached through that folder's own mount.
+        above = [folder for folder in owned if is_inside(path, [folder])]
+        base = max(above, key=len) if above else path
+        if base not in index:
+            index[base] = len(sources)
+            sources.append((base, False))
+        return [index[base], path[len(base) :]]
+
+    wired: list[Any] = []
+    for argument in arguments:
+        if isinstance(argument, Source):
+            wired.append(place(argument.path))
+        elif isinstance(argument, Data):
+            wired.append({"data": argument.text})
+        else:
+            wired.append(argument)
+    launcher = place(host.launcher.root)
+    launcher[1] += host.launcher.path[len(host.launcher.root) :]
+    return {
+        "mark": mark,
+        "launcher": launcher,
+        "python": host.python,
+        "source": host.source,
+        "sources": sources,
+        "arguments": wired,
+        "seccomp": base64.b64encode(plan.filter.program).decode() if plan.filter is not None else "",
+        "host_uid": spec.host_uid,
+        "first_process": plan.first_process,
+    }

@@ -1,0 +1,189 @@
+"""The first process of a sandbox: opens the gateway's listener, checks that it is keyless, becomes the command.
+
+Runs as ``python -I -S`` with Choir's read-only code, in ``/``, with an empty environment: nothing that an earlier
+sandbox left in the home or workspace can run before the listener is out and the check is done. Its channel leads to the
+keeper (``choir.isolation.keeper``). It sends ``{"phase": …}``, ``{"executing": true}`` or ``{"reason", "message",
+"hint"}``, and waits for ``{"op": "proceed"}``. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import sys
+
+from choir import keyless
+from choir.channel import Channel, ChannelClosed
+from choir.errors import EXIT_REFUSED, ChoirError, StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_DESKTOP_SOCKET = "/run/desktop.sock"
+_TIOCSCTTY = 0x540E
+
+
+def main(descriptor: int) -> NoReturn:
+    """Never returns: execs the command, or serves the desktop and exits."""
+    os.set_inheritable(descriptor, False)
+    channel = Channel(socket.socket(fileno=descriptor))
+    try:
+        _run(channel)
+    except ChoirError as error:
+        channel.send(error.as_dict())
+        sys.exit(error.exit_code)
+    except ChannelClosed:  # the keeper is gone, and with it the reason to be
+        sys.exit(EXIT_REFUSED)
+    sys.exit(0)
+
+
+def _run(channel: Channel) -> None:
+    _close_all_but({0, 1, 2, channel.fileno()})
+    message, descriptors = channel.receive()
+    with open(descriptors[0], "rb") as file:
+        file.seek(0)
+        plan: dict[str, Any] = json.loads(file.read())
+    stdio = descriptors[1:]
+    channel.send({"phase": "namespace"})
+    listener = _tcp_listener(plan["listener"])
+    desktop = _unix_listener(_DESKTOP_SOCKET) if plan["desktop"] else None
+    _check(plan, {0, 1, 2, channel.fileno(), listener.fileno(), *stdio, *([desktop.fileno()] if desktop else [])})
+    channel.send({"phase": "keyless"})
+    _hand_out(channel, listener, desktop)
+    if channel.receive()[0].get("op") != "proceed":
+        raise ChannelClosed
+    _limit(plan)
+    for number, given in enumerate(stdio):
+        os.dup2(given, number)
+        os.close(given)
+    if message["terminal"]:
+        _take_terminal()
+    if desktop is None:
+        _become(channel, plan)
+    else:
+        _serve_desktop(channel, plan, desktop)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """The launcher's own: its arguments and data, in memory files that the keeper made. Whatever else is open is left
+    for the check to find."""
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        if number in kept:
+            continue
+        try:
+            if os.readlink(f"/proc/self/fd/{number}").startswith("/memfd:choir-"):
+                os.close(number)
+        except OSError:
+            continue
+
+
+def _tcp_listener(address: list[Any]) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((address[0], address[1]))
+    sock.listen(1024)
+    return sock
+
+
+def _unix_listener(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(path)
+    sock.listen(128)
+    return sock
+
+
+def _check(plan: dict[str, Any], descriptors: set[int]) -> None:
+    keyless.check_environment(plan["environment"])
+    keyless.check_home(plan["home"])
+    keyless.check_processes()
+    keyless.check_descriptors(descriptors)
+
+
+def _hand_out(channel: Channel, listener: socket.socket, desktop: socket.socket | None) -> None:
+    """Pass the listener, the desktop's socket as a place to connect to, and a handle of this process; keep no copy."""
+    handles = [listener.fileno()]
+    if desktop is not None:
+        handles.append(os.open(_DESKTOP_SOCKET, os.O_PATH | os.O_CLOEXEC))
+    handles.append(os.pidfd_open(os.getpid()))
+    channel.send({"phase": "listener"}, handles)
+    for handle in handles[1:]:
+        os.close(handle)
+    listener.close()
+
+
+def _limit(plan: dict[str, Any]) -> None:
+    """Set here because the limits belong to this user namespace; before it existed they would have counted outside."""
+    for kind, value in (
+        (resource.RLIMIT_NPROC, plan["max_processes"]),
+        (resource.RLIMIT_NOFILE, plan["max_open_files"]),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def _take_terminal() -> None:
+    """Make descriptor 0 the controlling terminal of a session of our own (tty_ioctl(4))."""
+    import fcntl
+
+    with contextlib.suppress(PermissionError):  # the launcher made us a session leader already
+        os.setsid()
+    with contextlib.suppress(OSError):  # somebody else's; the command runs without job control
+        fcntl.ioctl(0, _TIOCSCTTY, 0)
+
+
+def _find(command: str, path: str) -> str:
+    if "/" in command:
+        candidates = [command]
+    else:
+        candidates = [os.path.join(folder, command) for folder in path.split(":") if folder]
+    present = [candidate for candidate in candidates if os.path.isfile(candidate)]
+    for candidate in present:
+        if os.access(candidate, os.X_OK):
+            return candidate
+    if present:
+        raise StartError(
+            "command_not_executable", f"{present[0]} is not executable.", f"Make it so: chmod +x {present[0]}"
+        )
+    raise StartError(
+        "command_not_found",
+        f"There is no command {command} in the sandbox.",
+        "Install it on this machine, or give its path; the sandbox sees /usr, this folder and what is configured.",
+    )
+
+
+def _become(channel: Channel, plan: dict[str, Any]) -> None:
+    environment: dict[str, str] = plan["environment"]
+    command: list[str] = plan["command"]
+    os.chdir(plan["cwd"])
+    program = _find(command[0], environment["PATH"])
+    channel.send({"executing": True})
+    try:
+        # Every descriptor but 0-2 is close-on-exec; the channel's closing is how the keeper sees the exec.
+        os.execve(program, command, environment)  # noqa: S606 - no shell is the point
+    except OSError as error:
+        raise StartError(
+            "command_not_executable",
+            f"{program} cannot be run: {error.strerror}.",
+            "Is the interpreter in its first line there, and is it built for this machine?",
+        ) from error
+
+
+def _serve_desktop(channel: Channel, plan: dict[str, Any], desktop: socket.socket) -> None:
+    import site
+
+    channel.send({"phase": "desktop"})
+    os.environ.update(plan["environment"])
+    os.chdir(plan["cwd"])
+    loopback = _tcp_listener(plan["desktop"])
+    for folder in plan["sites"]:
+        site.addsitedir(folder)
+    from choir.sandbox.desktop import serve
+
+    serve([desktop, loopback], lambda: channel.send({"phase": "ready"}))
