@@ -1,0 +1,177 @@
+"""Routes of the hypervisor's own origin: sign in, start, watch, stop, and the way into a sandbox's origin."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from choir.contract import Role
+from choir.errors import StartError
+from choir.hypervisor import answers, pages
+from choir.hypervisor.admission import RETRY_AFTER_SECONDS
+from choir.hypervisor.lifecycle import Failure
+from choir.hypervisor.login import Login, Tickets
+from choir.hypervisor.origins import HUB, Origins
+from choir.hypervisor.progress import SIGNED_OUT, stream
+from choir.hypervisor.sessions import Sessions
+from choir.hypervisor.supervisor import Sandbox, Supervisor
+from choir.storage.registry import SessionRow
+
+STATIC = Path(__file__).parent / "static"
+DESK_ROLES: tuple[Role, ...] = ("live",)
+"""Roles with a desktop that a person can open."""
+
+_NO_STORE = {"cache-control": "no-store"}
+_STREAM = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
+assert set(DESK_ROLES) <= set(get_args(Role))
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Handlers, and what they work with."""
+
+    origins: Origins
+    sessions: Sessions
+    login: Login
+    tickets: Tickets
+    supervisor: Supervisor
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/", self.front),
+                Route("/login", self.sign_in),
+                Route("/logout", self.sign_out, methods=["POST"]),
+                Route("/desk/{role}", self.desk),
+                Route("/desk/{role}/enter", self.enter),
+                Route("/desk/{role}/events", self.events),
+                Route("/desk/{role}/start", self.start, methods=["POST"]),
+                Route("/desk/{role}/stop", self.stop, methods=["POST"]),
+                Mount("/static", StaticFiles(directory=STATIC)),
+            ],
+            exception_handlers={404: _not_found},
+        )
+
+    def session(self, request: Request) -> SessionRow | None:
+        return self.sessions.find(request.headers.get("cookie", ""), HUB)
+
+    def _seat(self, request: Request, session: SessionRow) -> Sandbox | None:
+        for role in DESK_ROLES:
+            if role == request.path_params["role"]:
+                return self.supervisor.seat(session.user, role)
+        return None
+
+    async def front(self, request: Request) -> Response:
+        """The person's desktop; begins a start unless the last one failed."""
+        session = self.session(request)
+        if session is None:
+            return HTMLResponse(pages.login_needed(), 401, _NO_STORE)
+        sandbox = self.supervisor.seat(session.user, "live")
+        if sandbox.status.state in ("absent", "stopped"):
+            try:
+                self.supervisor.start(sandbox)
+            except StartError as error:
+                return _not_now(error)
+        return _see(f"/desk/{sandbox.role}/enter")
+
+    async def sign_in(self, request: Request) -> Response:
+        """Takes a one-time link. A prefetch or a HEAD does not use it up."""
+        if request.method != "GET" or "prefetch" in request.headers.get("sec-purpose", ""):
+            return Response(status_code=204, headers=_NO_STORE)
+        cookie = self.login.sign_in(request.query_params.get("once", ""))
+        if cookie is None:
+            if self.session(request) is not None:
+                return _see("/")
+            return HTMLResponse(pages.login_needed(used_link="once" in request.query_params), 401, _NO_STORE)
+        response = _see("/")
+        response.headers["set-cookie"] = self.sessions.set_cookie(cookie)
+        return response
+
+    async def sign_out(self, request: Request) -> Response:
+        session = self.session(request)
+        if session is not None:
+            self.sessions.end(session.hash)
+        response = _see("/")
+        response.headers["set-cookie"] = self.sessions.clear_cookie()
+        return response
+
+    async def desk(self, request: Request) -> Response:
+        """The sandbox's state. Reading it never starts anything."""
+        session = self.session(request)
+        if session is None:
+            return HTMLResponse(pages.login_needed(), 401, _NO_STORE)
+        sandbox = self._seat(request, session)
+        if sandbox is None:
+            return answers.refusal("not_found", request.scope)
+        return HTMLResponse(pages.sandbox_page(sandbox.role, sandbox.status), headers=_NO_STORE)
+
+    async def enter(self, request: Request) -> Response:
+        """On to the sandbox's own origin when it is ready, else to its state."""
+        session = self.session(request)
+        if session is None:
+            return HTMLResponse(pages.login_needed(), 401, _NO_STORE)
+        sandbox = self._seat(request, session)
+        if sandbox is None:
+            return answers.refusal("not_found", request.scope)
+        if sandbox.status.state != "ready":
+            return _see(f"/desk/{sandbox.role}")
+        ticket = self.tickets.issue(session, sandbox.label)
+        return _see(f"{self.origins.origin(sandbox.label)}/.choir/enter?ticket={ticket}")
+
+    async def events(self, request: Request) -> Response:
+        """Server-sent events, always 200: an EventSource gives up for good on anything else."""
+        session = self.session(request)
+        sandbox = self._seat(request, session) if session else None
+        if sandbox is None:
+            return StreamingResponse(_once(SIGNED_OUT.encode()), media_type="text/event-stream", headers=_STREAM)
+        last_id = request.headers.get("last-event-id", "")
+        return StreamingResponse(
+            stream(lambda: sandbox.status, sandbox.watch, last_id), media_type="text/event-stream", headers=_STREAM
+        )
+
+    async def start(self, request: Request) -> Response:
+        session = self.session(request)
+        sandbox = self._seat(request, session) if session else None
+        if sandbox is None:
+            return answers.refusal("signed_out", request.scope)
+        try:
+            self.supervisor.start(sandbox)
+        except StartError as error:
+            return _not_now(error)
+        return _see(f"/desk/{sandbox.role}")
+
+    async def stop(self, request: Request) -> Response:
+        session = self.session(request)
+        sandbox = self._seat(request, session) if session else None
+        if sandbox is None:
+            return answers.refusal("signed_out", request.scope)
+        self.supervisor.stop(sandbox)
+        return _see(f"/desk/{sandbox.role}")
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _see(where: str) -> RedirectResponse:
+    return RedirectResponse(where, 303, _NO_STORE)
+
+
+def _not_now(error: StartError) -> Response:
+    failure = Failure(reason=error.reason, message=error.message, hint=error.hint)
+    status = 429 if error.reason == "too_many_starting" else 409
+    body = f"<h1>Not now</h1>{pages.reason_block(failure)}"
+    headers = {**_NO_STORE, "retry-after": str(RETRY_AFTER_SECONDS)}
+    return HTMLResponse(pages.page("Not now", body, signed_in=True), status, headers)
+
+
+async def _not_found(request: Request, _error: Exception) -> Response:
+    return answers.refusal("not_found", request.scope)

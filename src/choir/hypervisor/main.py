@@ -1,0 +1,215 @@
+"""The hypervisor process: ``python -I -m choir.hypervisor.main --channel-fd N``.
+
+Start message: ``{"state", "config", "token_key" (base64), "user", "port" (null: as configured), "environment" (host
+variables for sandboxes)}``. Answer: ``{"ready": true, "login_url", "url", "isolation", "providers"}``. Ends, and stops
+its sandboxes, when the channel closes. Holds no provider key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import errno
+import logging
+import socket
+import sys
+import time
+from pathlib import Path
+
+import structlog
+import uvicorn
+import uvloop
+
+from choir import config as configuration
+from choir.channel import Channel, ChannelClosed, Message, listen
+from choir.config import Config
+from choir.control_client import GatewayControl
+from choir.errors import ChoirError, StartError
+from choir.hypervisor.app import App
+from choir.hypervisor.control import Control
+from choir.hypervisor.login import Login
+from choir.hypervisor.origins import Origins
+from choir.hypervisor.proxy_ws import MAX_MESSAGE_BYTES
+from choir.hypervisor.sessions import Sessions
+from choir.hypervisor.supervisor import Supervisor
+from choir.isolation.bubblewrap import BubblewrapBackend
+from choir.isolation.contract import Backend
+from choir.paths import State
+from choir.service import serve
+from choir.storage.ledger import Ledger
+from choir.storage.registry import Registry
+
+GATEWAY_PATIENCE_SECONDS = 10.0
+BACKLOG = 512
+
+
+def main() -> None:
+    serve(lambda channel, message, _descriptors: uvloop.run(run(channel, message)))
+
+
+async def run(channel: Channel, message: Message, backend: Backend | None = None) -> None:
+    """Serve until ``channel`` closes.
+
+    Args:
+        backend: how sandboxes are isolated; None: as configured.
+
+    Raises:
+        StartError: ``port_in_use``, ``address_unusable``, or the registry's.
+        ConfigError, IsolationError: as they say.
+    """
+    configure_logs()
+    config = configuration.load(Path(message["config"]) if message["config"] else None)
+    state = State(Path(message["state"])).prepare()
+    port = message.get("port")
+    listener = listen_tcp(config.hypervisor.host, config.hypervisor.port if port is None else port)
+    origins = Origins(public_url(config, listener))
+    backend = backend or BubblewrapBackend(state.run)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(listener.close)
+        registry = Registry(state.registry)
+        stack.callback(registry.close)
+        registry.ensure_user(message["user"], admin=True, now=time.time())
+        isolation = await backend.probe()
+        gateway = GatewayControl(state.gateway_socket)
+        stack.push_async_callback(gateway.close)
+        providers = (await _patient_status(gateway))["providers"]
+        supervisor = Supervisor(
+            state=state,
+            config=config,
+            registry=registry,
+            backend=backend,
+            gateway=gateway,
+            token_key=base64.b64decode(message["token_key"]),
+            environment=message.get("environment") or {},
+            keeper_socket=lambda sandbox_id: state.run / f"{sandbox_id}.keeper",
+        )
+        stack.push_async_callback(supervisor.close)
+        await supervisor.begin()
+        sessions = Sessions(registry, origins.public_url)
+        login = Login(registry, sessions)
+        ledger = Ledger(state.ledger)
+        app = App(
+            origins=origins,
+            sessions=sessions,
+            login=login,
+            supervisor=supervisor,
+            usage=lambda sandbox_id, limit: ledger.query(sandbox_id=sandbox_id, limit=limit),
+        )
+        control = Control(
+            supervisor=supervisor,
+            sessions=sessions,
+            login=login,
+            origins=origins,
+            admin=message["user"],
+            isolation=isolation,
+        )
+        questions = listen(str(state.hypervisor_socket))
+        stack.callback(questions.close)
+        answering = asyncio.create_task(control.serve(questions))
+        stack.callback(answering.cancel)
+        web = uvicorn.Server(web_config(app))
+        serving = asyncio.create_task(web._serve([listener]))  # serve() would take over the signals
+        channel.send(
+            {
+                "ready": True,
+                "login_url": login.new_link(message["user"], origins.public_url),
+                "url": origins.public_url,
+                "isolation": isolation,
+                "providers": providers,
+            }
+        )
+        ended = asyncio.create_task(_until_closed(channel))
+        await asyncio.wait({ended, serving, answering}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (serving, answering):
+            if task.done():
+                task.result()
+        web.should_exit = True
+        await serving
+
+
+def web_config(app: App) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+
+
+async def _until_closed(channel: Channel) -> None:
+    with contextlib.suppress(ChannelClosed):
+        while True:
+            await channel.receive_async(asyncio.get_running_loop())
+
+
+async def _patient_status(gateway: GatewayControl) -> Message:
+    """The gateway may just be starting again."""
+    deadline = time.monotonic() + GATEWAY_PATIENCE_SECONDS
+    while True:
+        try:
+            return await gateway.status()
+        except ChoirError as error:
+            if error.reason != "gateway_unreachable" or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.1)
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """
+    Raises:
+        StartError: ``port_in_use`` or ``address_unusable``.
+    """
+    sock = None
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(
+                "port_in_use",
+                f"Port {port} of {host} is in use by another program.",
+                "Choose another with --port, or `port` in the [hypervisor] section of choir.toml.",
+            ) from error
+        raise StartError(
+            "address_unusable",
+            f"Cannot listen on {host} port {port}: {error.strerror or error}.",
+            "Check `host` and `port` in the [hypervisor] section of choir.toml.",
+        ) from error
+    return sock
+
+
+def public_url(config: Config, listener: socket.socket) -> str:
+    """The configured one, else ``http://localhost`` with the port that is really listened on."""
+    return config.hypervisor.public_url.rstrip("/") or f"http://localhost:{listener.getsockname()[1]}"
+
+
+def configure_logs() -> None:
+    """JSON lines on stderr. uvicorn's request lines stay off: a query may hold a ticket."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    main()

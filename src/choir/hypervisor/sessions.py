@@ -1,0 +1,99 @@
+"""Signed-in browsers: cookies, their expiry and their end, which also ends what is open under them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
+
+from choir.storage.registry import Registry, SessionRow
+
+SESSION_SECONDS = 30 * 24 * 3600.0
+
+
+def digest(secret: str) -> str:
+    """How a random secret is stored. It has 256 bits, so a plain hash is enough."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class Sessions:
+    """Sessions of the hypervisor's own pages (label "") and, under those, of each sandbox's origin."""
+
+    def __init__(self, registry: Registry, public_url: str, now: Callable[[], float] = time.time) -> None:
+        self._registry = registry
+        self._secure = public_url.startswith("https:")
+        # Browsers share cookies between a host's ports: two deployments on one machine must not use one name.
+        self._name = "__Host-choir" if self._secure else f"choir-{urlsplit(public_url).port or 80}"
+        self._now = now
+        self._open: dict[str, set[Callable[[], None]]] = {}
+
+    @property
+    def cookie_name(self) -> str:
+        """``__Host-`` makes browsers refuse a cookie that another host of the domain sets (RFC 6265bis)."""
+        return self._name
+
+    def begin(self, user: str, label: str = "", parent: SessionRow | None = None) -> str:
+        """A new session's cookie value."""
+        value = secrets.token_urlsafe(32)
+        now = self._now()
+        self._registry.add_session(
+            SessionRow(
+                hash=digest(value),
+                user=user,
+                label=label,
+                parent=parent.hash if parent else "",
+                created=now,
+                expires=parent.expires if parent else now + SESSION_SECONDS,
+            )
+        )
+        return value
+
+    def find(self, cookie_header: str, label: str) -> SessionRow | None:
+        """The session that a Cookie header carries for this origin."""
+        try:
+            morsel = SimpleCookie(cookie_header).get(self.cookie_name)
+        except CookieError:
+            return None
+        if morsel is None or not morsel.value:
+            return None
+        row = self._registry.session(digest(morsel.value), self._now())
+        return row if row is not None and row.label == label else None
+
+    def set_cookie(self, value: str) -> str:
+        """A Set-Cookie value. Host-only, out of reach of scripts, not sent along by other sites' requests."""
+        secure = "; Secure" if self._secure else ""
+        return f"{self.cookie_name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={int(SESSION_SECONDS)}{secure}"
+
+    def clear_cookie(self) -> str:
+        secure = "; Secure" if self._secure else ""
+        return f"{self.cookie_name}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0{secure}"
+
+    def is_live(self, session: SessionRow) -> bool:
+        return self._registry.session(session.hash, self._now()) is not None
+
+    def end(self, session_hash: str) -> int:
+        """End a session and those under it; closes what they have open. How many ended."""
+        ended = self._registry.drop_session(session_hash)
+        for each in ended:
+            for close in list(self._open.get(each, ())):
+                close()
+        return len(ended)
+
+    def listed(self) -> list[SessionRow]:
+        return self._registry.sessions(self._now())
+
+    @contextlib.contextmanager
+    def holding(self, session: SessionRow, close: Callable[[], None]) -> Iterator[None]:
+        """``close`` is called when the session ends within the block."""
+        closers = self._open.setdefault(session.hash, set())
+        closers.add(close)
+        try:
+            yield
+        finally:
+            closers.discard(close)
+            if not closers:
+                self._open.pop(session.hash, None)

@@ -1,0 +1,84 @@
+"""What a desktop's sandbox is given: its environment, its private home, the name of its host."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from choir import contract
+from choir.config import Config, Provider
+from choir.contract import Role
+from choir.errors import StartError
+from choir.isolation.contract import SandboxLimits, SandboxSpec
+
+DATABASE_URL = "sqlite:////home/choir/.choir/choir.db"
+
+
+def build_spec(
+    config: Config,
+    providers: Iterable[Provider],
+    *,
+    sandbox_id: str,
+    user: str,
+    role: Role,
+    token: str,
+    environment: Mapping[str, str],
+    home: Path,
+    host_uid: int | None,
+    log: Path,
+) -> SandboxSpec:
+    """The spec of a desktop; makes its home.
+
+    Args:
+        providers: those that the gateway has enabled.
+        environment: host variables passed on as they are.
+
+    Raises:
+        StartError: as ``make_home``.
+    """
+    limits = config.sandbox
+    return SandboxSpec(
+        sandbox_id=sandbox_id,
+        user_id=user,
+        role=role,
+        home=make_home(home, host_uid),
+        host_uid=host_uid,
+        environment={
+            **environment,
+            **contract.provider_environment(providers, token),
+            **contract.identity_environment(sandbox_id, user, role, token),
+            "DATABASE_URL": DATABASE_URL,
+        },
+        command=None,
+        limits=SandboxLimits(limits.max_processes, limits.max_open_files, limits.max_memory_bytes),
+        start_timeout=limits.start_timeout,
+        log=log,
+    )
+
+
+def host_label(user: str, role: str, taken: Iterable[str]) -> str:
+    """A DNS label (RFC 1035) for ``user`` and ``role`` that is not among ``taken``."""
+    name = re.sub(r"[^a-z0-9]+", "-", user.lower()).strip("-")[:40].strip("-") or "user"
+    number, label = 1, f"{name}-{role}"
+    while label in taken:
+        number += 1
+        label = f"{name}-{number}-{role}"
+    return label
+
+
+def make_home(path: Path, host_uid: int | None) -> Path:
+    """The private folder, mode 0700, owned by ``host_uid``.
+
+    Raises:
+        StartError: ``no_space`` or ``home_unusable``.
+    """
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        if host_uid is not None and path.stat(follow_symlinks=False).st_uid != host_uid:
+            os.chown(path, host_uid, host_uid, follow_symlinks=False)
+    except OSError as error:
+        reason = "no_space" if error.errno in (28, 122) else "home_unusable"
+        raise StartError(reason, f"Cannot make the home folder {path}: {error.strerror}.") from error
+    return path
