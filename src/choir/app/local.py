@@ -1,0 +1,57 @@
+"""The local model as a service: started when the gateway says a call wants it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from choir.app.secrets import local_service_key
+from choir.errors import ChoirError
+from choir.local_model import weights
+from choir.paths import State
+from choir.service import Service, describe_exit
+
+
+class LocalModel:
+    """Starts the model's process on first want, and again when it is wanted after it has died."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.service: Service | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def available() -> bool:
+        return weights.available()
+
+    def want(self) -> None:
+        """Start it unless it runs or is starting."""
+        if self.service is None and (self._starting is None or self._starting.done()):
+            self._starting = asyncio.create_task(self._start())
+
+    async def _start(self) -> None:
+        service = Service.spawn("local model", "choir.local_model.main", log=self.state.logs / "local-model.log")
+        try:
+            await service.start({"socket": str(self.state.local_socket), "key": local_service_key(self.state)})
+        except ChoirError as error:
+            print(f"choir: {error.message} {error.hint}".rstrip(), file=sys.stderr, flush=True)
+            return
+        self.service = service
+        self._watching = asyncio.create_task(self._watch(service))
+
+    async def _watch(self, service: Service) -> None:
+        code = await service.ended()
+        self.service = None
+        print(
+            f"choir: the local model ended ({describe_exit(code)}); the next call starts it again "
+            f"(log: {self.state.logs / 'local-model.log'})",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    async def stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        if self.service is not None:
+            self._watching.cancel()
+            await asyncio.to_thread(self.service.stop)

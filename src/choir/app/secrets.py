@@ -1,0 +1,79 @@
+"""Handing provider keys from the environment ``choir`` was started with to the gateway, and to nothing else."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from choir import tokens
+from choir.channel import Message
+from choir.config import Config
+from choir.errors import StartError
+from choir.paths import State
+
+LOCAL_SERVICE = "local"
+
+
+def environment_secrets(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of ``environment`` that some provider's ``env:`` reference names."""
+    names = {provider.key.removeprefix("env:") for provider in config.providers.values() if provider.key[:4] == "env:"}
+    return {name: environment[name] for name in names if environment.get(name)}
+
+
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What Choir's own processes need of an environment: where things are, never what opens them."""
+    keep = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TERM", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "CHOIR_STATE")
+    return {name: environment[name] for name in keep if name in environment}
+
+
+def stored_key(path: Path) -> bytes:
+    """The random key kept at ``path``, made on first use; mode 0600.
+
+    Raises:
+        StartError: ``key_unsafe`` when others could read it, ``state_unwritable``.
+    """
+    try:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            # Written whole under another name first: two starts at once agree on whichever link came first.
+            draft = path.with_name(f"{path.name}.{os.getpid()}")
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(tokens.new_key())
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                os.unlink(draft)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(fd, "rb") as file:
+            status = os.fstat(fd)
+            if status.st_mode & 0o077 or status.st_uid != os.geteuid():
+                raise StartError("key_unsafe", f"{path} can be read by others.", f"Delete {path}; a new one is made.")
+            key = file.read()
+    except OSError as error:
+        raise StartError("state_unwritable", f"{path}: {error.strerror}.") from error
+    if len(key) != tokens.KEY_BYTES:
+        raise StartError("key_damaged", f"{path} is not a key.", f"Delete {path}; a new one is made.")
+    return key
+
+
+def local_service_key(state: State) -> str:
+    """The key between the gateway and the local model: random, this machine's own, worth nothing elsewhere."""
+    return stored_key(state.local_key).hex()
+
+
+def gateway_start_message(config: Config, state: State, secrets: Mapping[str, str], local_model: bool) -> Message:
+    """What the gateway is told at start, over its channel; see ``choir.gateway.main``."""
+    return {
+        "state": str(state.root),
+        "run": state.run_name,
+        "config": str(config.path) if config.path else None,
+        "token_key": base64.b64encode(stored_key(state.token_key)).decode(),
+        "secrets": dict(secrets),
+        "services": {LOCAL_SERVICE: local_service_key(state)} if local_model else {},
+    }

@@ -1,0 +1,176 @@
+"""What ``choir up`` becomes once it has no key: parent of gateway, hypervisor and local model.
+
+A crash of one is noticed at once, explained on stderr and mended with a back-off. Closing their channels stops them;
+so does this process's own death, however it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from choir import __version__
+from choir import config as configuration
+from choir.app.local import LocalModel
+from choir.app.secrets import clean_environment, stored_key
+from choir.app.up import log_for, start_gateway
+from choir.channel import Channel, Message
+from choir.config import Config
+from choir.control_client import GatewayControl
+from choir.errors import ChoirError
+from choir.paths import State
+from choir.service import Child, Service, describe_exit
+
+FIRST_BACK_OFF = 0.25
+LONGEST_BACK_OFF = 15.0
+STEADY_SECONDS = 60.0
+"""A service that ran this long is started again without a growing wait."""
+
+
+class Supervisor:
+    """Keeps the services of one deployment running until told to stop."""
+
+    def __init__(self, config: Config, state: State, handover: dict[str, Any]) -> None:
+        self.config = config
+        self.state = state
+        self.handover = handover
+        self.local = LocalModel(state)
+        self.services: dict[str, Service] = {}
+        self.stopping = asyncio.Event()
+
+    async def start_gateway(self) -> tuple[Service, Message]:
+        # The keys of the first start are gone from this process: only those in files can be read again.
+        return await start_gateway(self.config, self.state, {}), {}
+
+    async def start_hypervisor(self) -> tuple[Service, Message]:
+        hypervisor = Service.spawn(
+            "hypervisor",
+            "choir.hypervisor.main",
+            environment=clean_environment(os.environ),
+            log=log_for(self.state, "hypervisor"),
+        )
+        answer = await hypervisor.start(
+            {
+                "state": str(self.state.root),
+                "config": self.handover["config"],
+                "token_key": base64.b64encode(stored_key(self.state.token_key)).decode(),
+                "user": getpass.getuser(),
+                "port": self.handover["port"],
+                "environment": self.handover["environment"],
+            }
+        )
+        return hypervisor, answer
+
+    async def keep(self, name: str, start: Callable[[], Awaitable[tuple[Service, Message]]]) -> None:
+        """Wait for ``services[name]`` to end, say why, start it again."""
+        wait = FIRST_BACK_OFF
+        while True:
+            began = time.monotonic()
+            code = await self.services[name].ended()
+            if time.monotonic() - began > STEADY_SECONDS:
+                wait = FIRST_BACK_OFF
+            report(f"the {name} ended ({describe_exit(code)}); starting it again in {wait:g} s")
+            while True:
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, LONGEST_BACK_OFF)
+                try:
+                    self.services[name], _ = await start()
+                except ChoirError as error:
+                    report(f"the {name} did not start: {error.message} {error.hint} Next try in {wait:g} s.")
+                else:
+                    report(f"the {name} runs again")
+                    break
+
+    async def serve_wants(self) -> None:
+        """Start what the gateway's calls want."""
+        control = GatewayControl(self.state.gateway_socket)
+        async for event in control.events():
+            if event.get("event") == "wanted":
+                self.local.want()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stopping.set)
+        channel = Channel(socket.socket(fileno=self.handover["gateway_fd"]))
+        self.services["gateway"] = Service("gateway", Child(self.handover["gateway_pid"]), channel)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            self.services["hypervisor"], answer = await self.start_hypervisor()
+            print(banner(answer, time.time() - self.handover["started"], self.state), flush=True)
+            tasks = [
+                asyncio.create_task(self.keep("gateway", self.start_gateway)),
+                asyncio.create_task(self.keep("hypervisor", self.start_hypervisor)),
+                asyncio.create_task(self.serve_wants()),
+            ]
+            stop = asyncio.create_task(self.stopping.wait())
+            done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            # The hypervisor first: it stops its sandboxes, whose last records the gateway still takes.
+            for name in ("hypervisor", "gateway"):
+                if name in self.services:
+                    await asyncio.to_thread(self.services[name].stop, 10.0)
+            await self.local.stop()
+
+
+def report(message: str) -> None:
+    print(f"choir: {message}", file=sys.stderr, flush=True)
+
+
+def banner(answer: Message, seconds: float, state: State) -> str:
+    """What a person sees when everything is ready."""
+    enabled = [provider["name"] for provider in answer["providers"] if provider["enabled"]]
+    others = [provider["name"] for provider in answer["providers"] if not provider["enabled"]]
+    names = ["local (SmolLM2 135M, on this machine)" if name == "local" else name for name in enabled]
+    keys = f" · add keys in choir.toml or .env for: {', '.join(others)}" if others else ""
+    where = configuration.config_home()
+    lines = [
+        f"choir {__version__}  ready in {seconds:.1f} s",
+        f"  desktop    {answer['login_url']}      (opens once, then a session cookie)",
+        f"  providers  {', '.join(names) or 'none yet'}{keys}",
+        f"             (in {where})",
+        f"  isolation  {answer['isolation']}",
+    ]
+    if sys.stdout.isatty():
+        lines.append(f"  logs       {state.logs}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    fd = int(sys.argv[1])
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        handover = json.load(file)
+    # Nothing started from here may keep what only this process needs.
+    for name in Path("/proc/self/fd").iterdir():
+        number = int(name.name)
+        if number > 2:
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(number, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    path = Path(handover["config"]) if handover["config"] else None
+    try:
+        asyncio.run(Supervisor(configuration.load(path), State(Path(handover["state"])), handover).run())
+    except ChoirError as error:
+        report(f"{error.message} {error.hint}".rstrip())
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from choir.cli import main as cli
+from choir.cli.usage import HEADINGS, row, table
+from choir.contract import UsageRecord
+
+RECORD = UsageRecord(
+    ts="2026-01-02T03:04:05.678Z",
+    request_id="r",
+    sandbox_id="01aaaaaaaaaaaaaaaaaaaaaaaa",
+    user_id="ada",
+    provider="local",
+    model=None,
+    route="POST /v1/chat/completions",
+    status=200,
+    outcome="ok",
+    latency_ms=1234.5,
+    output_tokens=0,
+)
+
+
+def test_unknown_is_a_dash_and_zero_is_zero() -> None:
+    cells = dict(zip(HEADINGS, row(RECORD), strict=True))
+    assert (cells["in"], cells["out"], cells["model"], cells["first"]) == ("-", "0", "-", "-")
+    assert cells["time"] == "1,234 ms"
+
+
+def test_columns_line_up() -> None:
+    lines = table(("a", "bb"), [("long", "x"), ("y", "z")]).splitlines()
+    assert lines == ["a     bb", "long  x", "y     z"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["usage", "--limit", "x"], ["up", "--port"]])
+def test_wrong_words(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 64
+    assert "usage: choir" in capsys.readouterr().err
+
+
+def test_run_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--"]) == 1
+    assert "Nothing to run" in capsys.readouterr().err
+
+
+def test_errors_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "choir.toml"
+    path.write_text("x = [")
+    assert cli.main(["config", "check", "--json", "--config", str(path)]) == 78
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["error"]["reason"] == "config_malformed"
+    assert str(path) in captured.err
+
+
+def test_usage_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["usage", "--state", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "No calls yet.\n"
+    assert cli.main(["usage", "--json", "--state", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_config_check_lists_providers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "choir.toml"
+    path.write_text("[providers.ollama]\n")
+    assert cli.main(["config", "check", "--config", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert f"{path}: fine" in out
+    assert "ollama" in out

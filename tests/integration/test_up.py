@@ -1,0 +1,127 @@
+"""``choir up``: what it says, what it survives, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from choir.channel import connect, peer_credentials
+from choir.paths import State
+
+from .conftest import World
+
+
+def processes(world: World, module: str) -> set[int]:
+    """Living pids whose command line has ``module``, among those started for this world (by session folder)."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes()
+            environment = (path / "environ").read_bytes()
+        except OSError:
+            continue
+        if module.encode() in command and str(world.state).encode() in environment + command:
+            found.add(int(path.name))
+    return found
+
+
+def until(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for something that has no event to wait on."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def hypervisor_pid(world: World) -> int:
+    channel = connect(str(State(world.state).hypervisor_socket))
+    try:
+        return peer_credentials(channel.sock)[0]
+    finally:
+        channel.close()
+
+
+def test_the_banner_is_true(world: World) -> None:
+    up = world.up()
+    up.wait_for(r"choir \d+\.\d+\.\d+  ready in \d+\.\d s\n")
+    assert up.login_url.startswith("http://localhost:")
+    assert re.search(
+        r"providers  local \(SmolLM2 135M, on this machine\) · add keys .* for: openai, anthropic", up.said
+    )
+    up.wait_for(r"isolation  bubblewrap [\d.]+ · .*no network.*seccomp")
+    assert up.stop() == 0
+    assert processes(world, "choir.") == set()
+
+
+def test_no_process_keeps_a_key_in_its_environment(world: World) -> None:
+    canary = "sk-" + os.urandom(24).hex()
+    world.up(OPENAI_API_KEY=canary)
+    found = processes(world, "choir.")
+    assert len(found) >= 3
+    for pid in found:
+        try:
+            assert canary.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+        except PermissionError:
+            continue
+    status = json.loads(world.choir("sandbox", "list", "--json").stdout)
+    assert status == [] or isinstance(status, list)
+
+
+def test_a_port_in_use_is_said(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = world.choir("up", "--port", str(port))
+    assert done.returncode != 0
+    assert str(port) in done.stderr
+    assert "in use" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert processes(world, "choir.") == set()
+
+
+def test_two_of_them_are_one_too_many(world: World) -> None:
+    world.up()
+    done = world.choir("up", "--port", "0")
+    assert done.returncode != 0
+    assert "Another `choir up`" in done.stderr
+
+
+@pytest.mark.parametrize("which", ["gateway", "hypervisor"])
+def test_a_killed_process_is_noticed_explained_and_mended(world: World, which: str) -> None:
+    up = world.up()
+    before = processes(world, f"choir.{which}.main")
+    assert before
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    up.wait_for(rf"the {which} ended \(signal 9\)")
+    up.wait_for(rf"the {which} runs again")
+    done = world.choir("run", "--", "true")
+    assert done.returncode == 0, done.stderr + up.said
+    assert hypervisor_pid(world)
+
+
+def test_the_gateways_worker_is_replaced_with_its_keys(world: World) -> None:
+    canary = "sk-" + os.urandom(24).hex()
+    world.up(OPENAI_API_KEY=canary)
+    show = ("run", "--", "sh", "-c", "echo $OPENAI_BASE_URL")
+    assert "/openai" in world.choir(*show).stdout
+    master, worker = sorted(processes(world, "choir.gateway.main"))
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: len(processes(world, "choir.gateway.main") - {worker}) == 2)
+    assert master in processes(world, "choir.gateway.main")
+    assert "/openai" in world.choir(*show).stdout
+
+
+def test_killing_the_supervisor_leaves_nothing(world: World) -> None:
+    up = world.up()
+    world.choir("run", "--", "true")
+    up.process.kill()
+    up.process.wait()
+    until(lambda: processes(world, "choir.") == set())
