@@ -263,7 +263,9 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
 def _check(provider: Provider, at: list[str], refuse: Any) -> None:
     if provider.named and not provider.base_url:
         raise refuse(at, f"provider `{provider.name}` needs `base_url`.")
-    if provider.base_url and not re.match(r"(https?://[^/?#@\s]+(/[^?#\s]*)?|unix:/[^?#\s]+|unix:\{run\}[^?#\s]+)\Z", provider.base_url):
+    if provider.base_url and not re.match(
+        r"(https?://[^/?#@\s]+(/[^?#\s]*)?|unix:/[^?#\s]+|unix:\{run\}[^?#\s]+)\Z", provider.base_url
+    ):
         raise refuse([*at, "base_url"], f"`{provider.base_url}` is not an http(s) URL without query or user.")
     if provider.key and not _REFERENCE.match(provider.key):
         # Never repeat the value: it may be the secret itself.

@@ -109,7 +109,9 @@ class Service:
                 answer, _ = await self.channel.receive_async(loop)
         except ChannelClosed:
             code = await asyncio.to_thread(self.stop)
-            raise StartError(f"{self.name}_exited", f"The {self.name} exited at start ({describe_exit(code)}).") from None
+            raise StartError(
+                f"{self.name}_exited", f"The {self.name} exited at start ({describe_exit(code)})."
+            ) from None
         except TimeoutError:
             await asyncio.to_thread(self.stop, 0.0)
             raise StartError(f"{self.name}_silent", f"The {self.name} was not ready after {deadline:g} s.") from None

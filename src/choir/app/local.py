@@ -32,7 +32,9 @@ class LocalModel:
     async def _start(self) -> None:
         service = Service.spawn("local model", "choir.local_model.main", log=self.state.logs / "local-model.log")
         try:
-            await service.start({"socket": str(self.state.local_socket), "key": local_service_key(self.state)})
+            # Found here: the model's own process has no environment to find a cache by.
+            found = {"weights": str(path)} if (path := weights.find()) else {}
+            await service.start({"socket": str(self.state.local_socket), "key": local_service_key(self.state), **found})
         except ChoirError as error:
             print(f"choir: {error.message} {error.hint}".rstrip(), file=sys.stderr, flush=True)
             return
