@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from choir.app.secrets import local_service_key
+from choir.app.secrets import label, local_service_key
 from choir.errors import ChoirError
 from choir.local_model import weights
 from choir.paths import State
@@ -30,7 +30,9 @@ class LocalModel:
             self._starting = asyncio.create_task(self._start())
 
     async def _start(self) -> None:
-        service = Service.spawn("local model", "choir.local_model.main", log=self.state.logs / "local-model.log")
+        service = Service.spawn(
+            "local model", "choir.local_model.main", label(self.state), log=self.state.logs / "local-model.log"
+        )
         try:
             # Found here: the model's own process has no environment to find a cache by.
             found = {"weights": str(path)} if (path := weights.find()) else {}

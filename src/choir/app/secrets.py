@@ -28,6 +28,11 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in keep if name in environment}
 
 
+def label(state: State) -> tuple[str, str]:
+    """Words on a process's command line by which ``ps`` tells deployments apart; nothing reads them."""
+    return "--state", str(state.root)
+
+
 def stored_key(path: Path) -> bytes:
     """The random key kept at ``path``, made on first use; mode 0600.
 

@@ -24,7 +24,7 @@ from typing import Any
 from choir import __version__
 from choir import config as configuration
 from choir.app.local import LocalModel
-from choir.app.secrets import clean_environment, stored_key
+from choir.app.secrets import clean_environment, label, stored_key
 from choir.app.up import log_for, start_gateway
 from choir.channel import Channel, Message
 from choir.config import Config
@@ -58,6 +58,7 @@ class Supervisor:
         hypervisor = Service.spawn(
             "hypervisor",
             "choir.hypervisor.main",
+            label(self.state),
             environment=clean_environment(os.environ),
             log=log_for(self.state, "hypervisor"),
         )

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from choir import config as configuration
 from choir.app.local import LocalModel
-from choir.app.secrets import clean_environment, environment_secrets, gateway_start_message
+from choir.app.secrets import clean_environment, environment_secrets, gateway_start_message, label
 from choir.config import Config
 from choir.contract import INHERITED
 from choir.errors import StartError
@@ -93,6 +93,7 @@ async def start_gateway(config: Config, state: State, secrets: dict[str, str], l
     gateway = Service.spawn(
         "gateway",
         "choir.gateway.main",
+        label(state),
         environment=clean_environment(os.environ),
         log=log or log_for(state, "gateway"),
     )
