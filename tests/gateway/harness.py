@@ -41,6 +41,7 @@ class Double:
         self.requests: list[tuple[bytes, bytes]] = []
         """(head, body) of every request that arrived whole."""
         self.connections = 0
+        self.sent = 0
         self.lost = threading.Event()
         """Set when a connection ended while the double was still answering on it."""
         self.release = threading.Event()

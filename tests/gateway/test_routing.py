@@ -76,6 +76,7 @@ def test_matches(method: str, path: str, pattern: str, model: str | None, family
         ("/provider/v1/openai/models//a", 400, "path_not_canonical"),
         ("/provider/v1/openai/models/..", 400, "path_not_canonical"),
         ("/provider/v1/openai/models/%2e%2e", 400, "path_not_canonical"),
+        ("/provider/v1/openai/models/gpt-4%2e1", 400, "path_not_canonical"),
         ("/provider/v1/openai/models/.%2E", 400, "path_not_canonical"),
         ("/provider/v1/openai/models/a%2Fb", 400, "path_not_canonical"),
         ("/provider/v1/openai/models/a%5Cb", 400, "path_not_canonical"),
@@ -108,6 +109,18 @@ def test_refuses(path: str, status: int, reason: str) -> None:
         with pytest.raises(Unroutable) as raised:
             TABLE.match(method, path.encode("latin-1"))
         assert (raised.value.refusal.status, raised.value.refusal.reason) == (status, reason)
+
+
+def test_an_encoded_slash_meets_no_double_star() -> None:
+    wide = Provider(
+        name="wide", base_url="http://h", speaks=("bedrock",), allow=("POST /a/**", "POST /b/*/c", "POST /d-*")
+    )
+    table = Table([wide])
+    assert table.match("POST", b"/provider/v1/wide/a/x/y").pattern == "POST /a/**"
+    assert table.match("POST", b"/provider/v1/wide/b/x%2Fy/c").pattern == "POST /b/*/c"
+    for path in (b"a/x%2Fy", b"d-x%2Fy", b"a%2Fx", b"b/x%2Fy%2Fc"):
+        with pytest.raises(Unroutable):
+            table.match("POST", b"/provider/v1/wide/" + path)
 
 
 @given(st.text(alphabet="aZ09-._~:%/2eEfF5cC;?#\\ \x00\xe9", max_size=24))
