@@ -17,7 +17,6 @@ from choir.paths import State
 
 from .conftest import World
 
-
 ASK = """
 import openai
 ask = [{"role": "user", "content": "What is the capital of France?"}]
