@@ -189,6 +189,7 @@ def test_a_late_answer_is_not_taken_for_the_next(path: Path, monkeypatch: pytest
         with pytest.raises(ChoirError) as caught:
             await control.renew(["late"])
         assert caught.value.reason == "gateway_silent"
+        monkeypatch.undo()
         with contextlib.suppress(ChannelClosed):
             gateway.channels[0].send({"ok": True, "unknown": ["late"]})
         gateway.answer = lambda message: {"ok": True, "unknown": ["now"]}
