@@ -157,70 +157,6 @@ def test_what_choir_itself_sets_passes(tmp_path: Path) -> None:
     keyless.check_environment(environment)
 
 
-HOME_FINDINGS: dict[str, Callable[[], str]] = {
-    ".aws/credentials": lambda: f"[default]\naws_access_key_id = x\naws_secret_access_key = {rnd(40)}\n",
-    ".netrc": lambda: f"machine example.org login ada password {rnd(16)}\n",
-    ".npmrc": lambda: f"//registry.example.org/:_authToken={rnd(36)}\n",
-    ".pypirc": lambda: f"[pypi]\nusername = __token__\npassword = {rnd(40)}\n",
-    ".git-credentials": lambda: f"https://ada:{rnd(20)}@git.example.org\n",
-    ".ssh/id_ed25519": lambda: "-----BEGIN " + f"OPENSSH PRIVATE KEY-----\n{rnd(64)}\n",
-    ".ssh/deploy": lambda: "-----BEGIN " + f"OPENSSH PRIVATE KEY-----\n{rnd(64)}\n",
-    ".docker/config.json": lambda: f'{{"auths": {{"r.example.org": {{"auth": "{rnd(24)}"}}}}}}',
-    ".kube/config": lambda: f"users:\n- name: ada\n  user:\n    token: {rnd(40)}\n",
-    ".config/gcloud/application_default_credentials.json": lambda: f'{{"client_secret": "{rnd(24)}", "type": "a"}}',
-    ".config/gcloud/credentials.db": lambda: "SQLite format 3\0",
-    ".claude/.credentials.json": lambda: f'{{"claudeAiOauth": {{"accessToken": "{rnd(60)}"}}}}',
-    ".codex/auth.json": lambda: f'{{"OPENAI_API_KEY": "{rnd(40)}"}}',
-    ".config/gh/hosts.yml": lambda: f"github.com:\n    oauth_token: {rnd(40)}\n",
-    ".env": lambda: f"export SOME_API_KEY='{rnd(20)}'\n",
-    ".cache/huggingface/token": lambda: rnd(30),
-    ".cargo/credentials.toml": lambda: f'[registry]\ntoken = "{rnd(30)}"\n',
-    ".pi/agent/auth.json": lambda: f'{{"anthropic": {{"type": "api_key", "key": "{rnd(40)}"}}}}',
-}
-
-
-@pytest.mark.parametrize("name", HOME_FINDINGS)
-def test_credential_files_in_a_home(tmp_path: Path, name: str) -> None:
-    content = HOME_FINDINGS[name]()
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).write_text(content)
-    with pytest.raises(KeylessError) as caught:
-        keyless.check_home(tmp_path)
-    assert caught.value.reason == "credential_in_file"
-    assert str(tmp_path / name) in caught.value.message
-    assert max(content.split(), key=len) not in str(caught.value.as_dict())
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        (".codex/auth.json", f'{{"OPENAI_API_KEY": "{TOKEN}"}}'),
-        (".codex/config.toml", '[model_providers.choir]\nenv_key = "CHOIR_PROVIDER_GATEWAY_TOKEN"\n'),
-        (".claude.json", '{"hasCompletedOnboarding": true, "customApiKeyResponses": {"approved": ["x"]}}'),
-        (".pi/agent/auth.json", "{}"),
-        (".npmrc", "fund=false\n//registry.example.org/:_authToken=${NPM_TOKEN}\n"),
-        (".env", "API_KEY=\nOTHER_API_KEY=your-key-here\nTHIRD_API_KEY=<paste it>\nDEBUG=true\n"),
-        (".env", "# SOME_API_KEY=\n"),
-        (".aws/config", "[default]\nregion = eu-central-1\n"),
-        (".docker/config.json", '{"auths": {}, "credsStore": "desktop"}'),
-        (".ssh/id_ed25519.pub", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA ada@example\n"),
-        (".ssh/known_hosts", "example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA\n"),
-        (".gitconfig", "[user]\nname = Ada\nemail = ada@example.org\n[credential]\nhelper = store\n"),
-        (".kube/config", "clusters: []\n"),
-    ],
-)
-def test_harmless_files_in_a_home(tmp_path: Path, name: str, content: str) -> None:
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).write_text(content)
-    keyless.check_home(tmp_path)
-
-
-def test_a_fifo_or_folder_in_a_credentials_place_does_not_hang(tmp_path: Path) -> None:
-    (tmp_path / ".aws" / "credentials").mkdir(parents=True)
-    os.mkfifo(tmp_path / ".netrc")
-    keyless.check_home(tmp_path)
-
-
 @pytest.fixture
 def process_with_a_key() -> Iterator[tuple[int, str]]:
     secret = rnd(30)
@@ -253,66 +189,9 @@ def test_descriptors() -> None:
     assert f"inherited descriptor {number} ({os.devnull})" in ended.stderr
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    for name, content in {
-        ".env": f"OPENAI_API_KEY={rnd(40)}\n",
-        ".env.example": "OPENAI_API_KEY=your-key\n",
-        "deep/er/.env.production": f"DB_PASSWORD={rnd(12)}\n",
-        "certs/server.pem": "-----BEGIN " + f"PRIVATE KEY-----\n{rnd(60)}\n",
-        "certs/ca.pem": "-----BEGIN CERTIFICATE-----\nMIIB\n",
-        "config/settings.json": f'{{"openai": "{SHAPES["openai"]()}"}}',
-        "config/tokens.json": '{"token": "start", "max_tokens": 100, "secret_santa": "abcdefgh"}',
-        "config/account.json": '{"type": "service_account", "private_key": "' + "-----BEGIN " + 'PRIVATE KEY-----"}',
-        ".npmrc": f"//registry.example.org/:_authToken={rnd(36)}\n",
-        "code.py": "KEY = 'x'\n",
-        "node_modules/pkg/.env": f"API_KEY={rnd(20)}\n",
-        ".git/config": f'[remote "origin"]\nurl = https://ada:{rnd(20)}@git.example.org/x\n',
-        ".git/hooks/pre-commit": "#!/bin/sh\n",
-        ".envrc": "layout python\n",
-        "sub/repo/.git/config": "[core]\n",
-        "sub/worktree/.git": "gitdir: /elsewhere\n",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    (tmp_path / "link.env").symlink_to(tmp_path / ".env")
-    return tmp_path
-
-
-def test_key_files_of_a_project(project: Path) -> None:
-    assert {str(path.relative_to(project)) for path in keyless.find_key_files(project)} == {
-        ".env",
-        ".git/config",
-        ".npmrc",
-        "certs/server.pem",
-        "config/account.json",
-        "config/settings.json",
-        "deep/er/.env.production",
-    }
-
-
-def test_protected_paths_of_a_project(project: Path) -> None:
-    assert {str(path.relative_to(project)) for path in keyless.find_protected(project)} == {
-        ".envrc",
-        ".git/config",
-        ".git/hooks",
-        "sub/repo/.git/config",
-        "sub/repo/.git/hooks",
-        "sub/worktree/.git",
-    }
-
-
-def test_the_search_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyless, "_MAX_ENTRIES", 10)
-    for number in range(50):
-        (tmp_path / f"a{number:02}").touch()
-    (tmp_path / "z.env").write_text(f"API_KEY={rnd(20)}\n")
-    assert keyless.find_key_files(tmp_path) == []
-
-
 def test_importing_it_is_cheap() -> None:
-    """The sandbox's first process imports it: no regular expressions, no dataclasses, before they are needed."""
-    code = "import sys; sys.path.append(sys.argv[1]); import choir.keyless; print(*sys.modules)"
+    """The sandbox's first process imports this and ``choir.keyfiles``: nothing costly before it is needed."""
+    code = "import sys; sys.path.append(sys.argv[1]); import choir.keyfiles; print(*sys.modules)"
     source = str(Path(keyless.__file__).parent.parent)
     ended = subprocess.run([sys.executable, "-I", "-S", "-c", code, source], capture_output=True, text=True, check=True)
     assert not {"re", "typing", "pathlib", "hashlib", "dataclasses"} & set(ended.stdout.split())

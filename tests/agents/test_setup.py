@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choir import config, keyless
+from choir import config, keyfiles, keyless
 from choir.agents import setup
 from choir.agents.clis import AGENTS, speaks_responses
 from choir.agents.setup import AgentError, AgentSetup
@@ -186,7 +186,7 @@ def test_files_hold_no_token_and_pass_the_keyless_policy(agent: str, tmp_path: P
         assert "choir-gt-" not in content
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    keyless.check_home(tmp_path)
+    keyfiles.check_home(tmp_path)
     keyless.check_environment({**made.environment, TOKEN_VARIABLE: TOKEN})
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from choir.isolation import cgroup
 from choir.isolation.bubblewrap import PROBE_UID, BubblewrapBackend
-from choir.isolation.contract import Exited, SandboxSpec
-from choir.isolation.running import KeptSandbox
+from choir.isolation.contract import Backend, Exited, Running, SandboxSpec
 
 ROOT = os.geteuid() == 0
 MakeSpec = Callable[..., SandboxSpec]
@@ -43,7 +43,7 @@ def backend() -> BubblewrapBackend:
 
 
 @contextlib.asynccontextmanager
-async def started(backend: BubblewrapBackend, spec: SandboxSpec, **more: Any) -> AsyncIterator[KeptSandbox]:
+async def started(backend: Backend, spec: SandboxSpec, **more: Any) -> AsyncIterator[Running]:
     """A running sandbox, let go of afterwards."""
     running = await backend.start(spec, **more)
     try:
@@ -53,7 +53,7 @@ async def started(backend: BubblewrapBackend, spec: SandboxSpec, **more: Any) ->
         running.close()
 
 
-async def output_of(backend: BubblewrapBackend, spec: SandboxSpec) -> tuple[Exited, str]:
+async def output_of(backend: Backend, spec: SandboxSpec) -> tuple[Exited, str]:
     """Run to the end; the exit and what came on stdout and stderr."""
     reading, writing = os.pipe()
     null = os.open(os.devnull, os.O_RDONLY)
@@ -96,3 +96,8 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def groups_of(keeper: int) -> list[Path]:
+    """The control groups of this keeper; others run sandboxes here too."""
+    return [path for place in cgroup.places().values() for path in Path(place.folder).glob(f"choir-{keeper}-*")]

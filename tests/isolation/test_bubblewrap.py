@@ -25,6 +25,7 @@ def test_probe_names_what_is_in_force(backend: BubblewrapBackend) -> None:
     assert line.startswith("bubblewrap 0.")
     assert "no network" in line
     assert "seccomp" in line
+    assert "limits: " in line
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,11 @@ def test_probe_names_what_is_in_force(backend: BubblewrapBackend) -> None:
 def test_exit_status(backend: BubblewrapBackend, make_spec: MakeSpec, script: str, code: int, signal: int) -> None:
     exited, _ = asyncio.run(output_of(backend, make_spec("sh", "-c", script)))
     assert (exited.code, exited.signal, exited.reason) == (code, signal, "")
+
+
+def test_a_broken_pipe_ends_who_writes_to_it(backend: BubblewrapBackend, make_spec: MakeSpec) -> None:
+    _, text = asyncio.run(output_of(backend, make_spec("bash", "-c", "yes | head -1; echo ${PIPESTATUS[0]}")))
+    assert text == "y\n141\n"  # SIGPIPE, not an error message
 
 
 def test_phases_come_in_order_and_again_for_every_reader(backend: BubblewrapBackend, make_spec: MakeSpec) -> None:

@@ -28,6 +28,7 @@ HOST = Host(
     proc_folders=("/proc/scsi",),
     ca_file="/etc/ssl/certs/ca-certificates.crt",
     empty="/venv/empty",
+    landlock=7,
 )
 
 
@@ -43,7 +44,24 @@ def test_every_step_describes_itself_and_none_holds_the_environment(make_spec: M
     plan = build(make_spec("true", environment={"SOME": "value-of-it"}))
     assert all(step.describe() and step.arguments() for step in plan.steps)
     assert "value-of-it" not in str([step.arguments() for step in plan.steps])
-    assert plan.describe()[-1].startswith("seccomp: ")
+    assert [line.split(":")[0] for line in plan.describe()[-2:]] == ["landlock ABI 7", "limits of the whole tree"]
+
+
+def test_writing_is_left_where_the_steps_make_a_place_for_it(make_spec: MakeSpec, tmp_path: Path) -> None:
+    for name in ("project", "scratch", "tools"):
+        (tmp_path / name).mkdir()
+    mounts = (Mount(tmp_path / "tools"), Mount(tmp_path / "scratch", writable=True))
+    spec = make_spec("true", workspace=tmp_path / "project", mounts=mounts)
+    assert build(spec).first_process["landlock"] == {
+        "abi": 7,
+        "writable": sorted(
+            ["/dev", "/dev/shm", "/home/choir", "/proc", "/tmp", str(tmp_path / "project"), str(tmp_path / "scratch")]
+        ),
+    }
+    for old in (0, 1):
+        plan = build(spec, landlock=old)
+        assert plan.first_process["landlock"] is None
+        assert not any("landlock" in line for line in plan.describe())
 
 
 def test_folders_come_after_those_they_lie_in_and_code_last(make_spec: MakeSpec, tmp_path: Path) -> None:

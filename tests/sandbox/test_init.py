@@ -40,7 +40,9 @@ class First:
             "cwd": str(tmp_path),
             "max_processes": 100_000,
             "max_open_files": 64,
+            "max_file_bytes": 1 << 30,
             "sites": [],
+            "landlock": None,
             **changes,
         }
         self.channel, theirs = Channel.pair()

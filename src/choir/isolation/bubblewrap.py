@@ -25,6 +25,7 @@ from choir.ids import new_id
 from choir.isolation import plan as planning
 from choir.isolation.contract import SandboxSpec
 from choir.isolation.host import Host, inspect
+from choir.isolation.limits import describe
 from choir.isolation.running import KeptSandbox
 
 PROBE_UID = 1_899_999_999
@@ -32,6 +33,10 @@ PROBE_UID = 1_899_999_999
 
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from choir.isolation.keeper import main; main(int(sys.argv[2]))"
 _CHANNEL = 3
+_FIRST_PROCESS = (
+    "__init__", "channel", "errors", "isolation/__init__", "isolation/landlock", "keyfiles", "keyless",
+    "sandbox/__init__", "sandbox/init", "tokens",
+)  # fmt: skip
 
 
 class BubblewrapBackend:
@@ -72,10 +77,12 @@ class BubblewrapBackend:
                 await running.wait()
             finally:
                 running.close()
-        rules = self.plan(spec).filter
+        plan = self.plan(spec)
+        rules, landlock = plan.filter, plan.first_process["landlock"]
         return (
             f"{host.launcher} · user+pid+net+ipc+uts+cgroup namespaces · no network · "
-            f"seccomp {rules.rules if rules else 0} rules"
+            f"seccomp {rules.rules if rules else 0} rules · "
+            f"{'landlock ABI ' + str(landlock['abi']) if landlock else 'no landlock'} · {describe(running.limits)}"
         )
 
     async def start(self, spec: SandboxSpec, stdio: tuple[int, int, int] | None = None) -> KeptSandbox:
@@ -133,7 +140,7 @@ class BubblewrapBackend:
 @functools.cache
 def _precompile(host: Host) -> None:
     """Bytecode for the first process, which cannot write any itself."""
-    for name in ("sandbox/init", "keyless", "channel", "errors", "tokens", "__init__", "sandbox/__init__"):
+    for name in _FIRST_PROCESS:
         path = os.path.join(host.source, "choir", f"{name}.py")
         if not os.path.exists(importlib.util.cache_from_source(path)):
             with contextlib.suppress(OSError, py_compile.PyCompileError):  # only slower

@@ -29,6 +29,10 @@ class SandboxLimits:
     max_processes: int = 512
     max_open_files: int = 4096
     max_memory_bytes: int = 4 * 1024**3
+    max_disk_bytes: int = 32 * 1024**3
+    """Of the home, and of what is added to other writable folders."""
+    cpu_weight: int = 100
+    """Share of the processors when they are wanted by others, 1 to 10,000, beside 100 of every other sandbox."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Running(Protocol):
     """Host pid of the sandbox's outermost process."""
     keeper_socket: Path | None
     """Where a later hypervisor can ``adopt`` it; None when it ends with whoever started it."""
+    limits: dict[str, str]
+    """By what each limit is held: ``{"memory": "cgroup v1", "disk": "watcher", …}``; what is not there is not held."""
 
     @property
     def listener(self) -> socket.socket:

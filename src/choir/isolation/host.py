@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 
 from choir.errors import IsolationError
+from choir.isolation import landlock
 
 _ETC = (
     "ssl/certs", "ssl/openssl.cnf", "ssl/cert.pem", "pki/tls/certs", "pki/ca-trust/extracted", "ca-certificates",
@@ -75,6 +76,8 @@ class Host:
     ca_file: str
     empty: str
     """An empty file."""
+    landlock: int
+    """The kernel's Landlock ABI, 0 without."""
 
 
 @functools.cache
@@ -170,4 +173,5 @@ def inspect() -> Host:
         proc_folders=tuple(f"/proc/{name}" for name in _PROC_FOLDERS if os.path.isdir(f"/proc/{name}")),
         ca_file=next((path for path in _CA_FILES if os.path.exists(path)), ""),
         empty=os.path.join(package, "data", "empty"),
+        landlock=landlock.abi(),
     )

@@ -4,7 +4,7 @@ It receives the plan over its channel, starts the launcher from its only thread 
 thread: a killed keeper takes the sandbox along), and relays what the sandbox's first process says. To its clients it
 sends, in order and again to every new one::
 
-    {"event": "hello", "keeper_pid", "pid", "mark"}
+    {"event": "hello", "keeper_pid", "pid", "mark", "limits"}
     {"event": "phase", "phase", "at"}        with "listener": first_pid, [gateway listener, desktop socket if any]
     {"event": "exited", "code", "signal", "reason", "message", "hint", "log_tail"}
 
@@ -29,6 +29,7 @@ from choir.errors import ChoirError
 from choir.isolation.clients import Clients
 from choir.isolation.launch import Launch, first_message, launch
 from choir.isolation.launch_errors import explain_launch_failure
+from choir.isolation.limits import Limits
 from choir.isolation.strays import kill_strays
 
 TYPE_CHECKING = False
@@ -64,6 +65,7 @@ class Keeper:
         self._clients = Clients(parent, self._watch, self._unwatch, self._hear, self._orphaned)
         self._inner: Channel | None = None
         self._launched: Launch | None = None
+        self._limits: Limits | None = None
         self._launcher_pidfd = -1
         self._launcher_log = os.memfd_create("choir-launcher-log")
         self._first_pidfd = -1  # pid 1 inside: its death is the death of all
@@ -101,7 +103,8 @@ class Keeper:
             self._poll.unregister(descriptor)
 
     def _turn(self, until: float | None = None) -> None:
-        moments = [moment for moment in (self._kill_at, until) if moment is not None]
+        looking = self._limits.next_look if self._limits is not None and not self._ended else None
+        moments = [moment for moment in (self._kill_at, until, looking) if moment is not None]
         wait = max(0.0, min(moments) - time.monotonic()) * 1000 if moments else None
         for descriptor, _ in self._poll.poll(wait):
             handler = self._handlers.get(descriptor)
@@ -110,6 +113,11 @@ class Keeper:
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._kill_at = None
             self._kill()
+        if self._limits is not None and looking is not None and not self._ended and time.monotonic() >= looking:
+            failure = self._limits.look(time.monotonic())
+            if failure is not None:
+                self._fail(**failure)
+                self._kill()
 
     # Clients.
 
@@ -127,6 +135,10 @@ class Keeper:
         operation = message.get("op")
         if operation == "proceed" and not self._proceeded:
             self._proceeded = True
+            self._find_first()
+            first = self._launched.first_pid() if self._launched is not None else None
+            if self._limits is not None and first is not None:
+                self._limits.begin(time.monotonic(), first)
             self._say({"op": "proceed"}, [])
         elif operation == "stop":
             self._fail(message.get("reason", "stopped"), message.get("message", "The sandbox was stopped."))
@@ -139,9 +151,17 @@ class Keeper:
     # The sandbox.
 
     def _launch(self) -> None:
-        self._launched = launched = launch(self._plan, self._launcher_log)
+        # Before the folders are staged, which may hide them from us.
+        self._limits = Limits(self._plan["limits"], self._log)
+        self._launched = launched = launch(self._plan, self._launcher_log, self._limits.join)
         self._inner = launched.inner
-        hello = {"event": "hello", "keeper_pid": os.getpid(), "pid": launched.pid, "mark": self._plan["mark"]}
+        hello = {
+            "event": "hello",
+            "keeper_pid": os.getpid(),
+            "pid": launched.pid,
+            "mark": self._plan["mark"],
+            "limits": self._limits.in_force,
+        }
         self._clients.publish(hello, [])
         self._launcher_pidfd = os.pidfd_open(launched.pid)
         self._watch(self._launcher_pidfd, self._launcher_ended)
@@ -192,10 +212,10 @@ class Keeper:
         if self._executing and self._failure is None:
             self._phase("ready")
 
-    def _fail(self, reason: str, message: str) -> None:
+    def _fail(self, reason: str, message: str, hint: str = "") -> None:
         """What ended the sandbox from outside; what it says itself wins."""
         if self._failure is None:
-            self._failure = {"reason": reason, "message": message, "hint": ""}
+            self._failure = {"reason": reason, "message": message, "hint": hint}
 
     def _stop(self, grace: float) -> None:
         if self._command_pidfd < 0 or grace <= 0:
@@ -236,6 +256,9 @@ class Keeper:
 
     def _why(self, code: int | None, number: int | None) -> dict[str, str]:
         how = f"signal {number}" if code is None else f"exit code {code}"
+        bitten = self._limits.explain(code, number) if self._limits is not None else None
+        if bitten is not None:
+            return bitten
         if "namespace" not in self._phases:
             return explain_launch_failure(_tail(self._launcher_log), how)
         reason, message, hint = "", f"The command ended ({how}).", ""
@@ -259,6 +282,8 @@ class Keeper:
             os.close(self._terminal)
             self._terminal = -1
         self._clients.conclude({"event": "exited", "code": code, "signal": number, **why, "log_tail": tail})
+        if self._limits is not None:
+            self._limits.end()
 
 
 def _tail(descriptor: int) -> str:

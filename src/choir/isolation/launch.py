@@ -10,6 +10,7 @@ from choir.channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from choir.sandbox.init import main; main(int(sys.argv[2]))"
@@ -61,12 +62,13 @@ class _Passed:
             os.close(descriptor)
 
 
-def launch(plan: dict[str, Any], log: int) -> Launch:
+def launch(plan: dict[str, Any], log: int, join: Callable[[], None]) -> Launch:
     """Stage the folders when root, then start the launcher with an empty environment.
 
     Args:
         plan: as wired.
         log: a descriptor for what the launcher and the first process print.
+        join: called in the launcher before it is one, as who we are: puts it under its limits.
 
     Raises:
         IsolationError: see ``choir.isolation.staging.stage``.
@@ -90,7 +92,7 @@ def launch(plan: dict[str, Any], log: int) -> Launch:
     packed = passed.memory("arguments", b"".join(os.fsencode(argument) + b"\0" for argument in arguments))
     launcher = places[plan["launcher"][0]] + plan["launcher"][1]
     command = [plan["python"], "-I", "-S", "-c", _BOOT, plan["source"], str(channel), plan["mark"]]
-    pid = _spawn([launcher, "--args", packed, "--", *command], passed, log, host_uid)
+    pid = _spawn([launcher, "--args", packed, "--", *command], passed, log, host_uid, join)
     kept = os.dup(int(information))
     passed.close()
     return Launch(pid, inner, kept)
@@ -110,7 +112,7 @@ def _arguments(plan: dict[str, Any], places: list[str], passed: _Passed) -> list
     return arguments
 
 
-def _spawn(arguments: list[str], passed: _Passed, log: int, host_uid: int | None) -> int:
+def _spawn(arguments: list[str], passed: _Passed, log: int, host_uid: int | None, join: Callable[[], None]) -> int:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     passed.inherit()
     pid = os.fork()
@@ -121,6 +123,7 @@ def _spawn(arguments: list[str], passed: _Passed, log: int, host_uid: int | None
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        join()
         if host_uid is not None:
             os.setgroups([])
             os.setresgid(host_uid, host_uid, host_uid)

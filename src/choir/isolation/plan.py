@@ -13,7 +13,7 @@ from typing import Any
 
 from choir.contract import DESKTOP_PORT, GATEWAY_HOST, GATEWAY_PORT
 from choir.errors import IsolationError, StartError
-from choir.isolation import seccomp
+from choir.isolation import landlock, seccomp
 from choir.isolation.contract import SandboxSpec
 from choir.isolation.host import Host, is_inside
 from choir.isolation.steps import Argument, Bind, Data, Empty, File, Flags, Freeze, Memory, Source, Step, Symlink
@@ -22,6 +22,8 @@ USER = "choir"
 UID = 1000
 HOME = "/home/choir"
 STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
+PATIENCE = 10.0
+"""Seconds on end that a sandbox may run against its limit of processes."""
 _MB = 1024**2
 
 _NAMESPACES = Flags(
@@ -44,11 +46,21 @@ class Plan:
     filter: seccomp.Filter | None
     first_process: dict[str, Any]
     """What ``choir.sandbox.init`` is told: listener, environment (with the token), command, limits."""
+    limits: dict[str, Any]
+    """What the keeper holds the whole tree to (``choir.isolation.limits``)."""
 
     def describe(self) -> list[str]:
         lines = [step.describe() for step in self.steps]
         if self.filter is not None:
             lines.append(f"seccomp: {self.filter.rules} system calls refused, x32 and foreign architectures too")
+        told = self.first_process["landlock"]
+        if told is not None:
+            lines.append(f"landlock ABI {told['abi']}: writing only below {', '.join(told['writable'])}")
+        of = self.limits
+        lines.append(
+            f"limits of the whole tree: {of['memory'] // _MB} MB of memory, {of['processes']} processes and threads, "
+            f"{of['disk'] // _MB} MB of disk, processor weight {of['cpu_weight']}"
+        )
         return lines
 
 
@@ -74,7 +86,7 @@ def build(spec: SandboxSpec, host: Host, *, root: bool, terminal: str = "") -> P
         *_workspace_guards(spec, host),
         Freeze("/"),
     ]
-    return Plan(tuple(steps), seccomp.build(), _first_process(spec, host))
+    return Plan(tuple(steps), seccomp.build(), _first_process(spec, host, steps), _limits(spec))
 
 
 def _check(spec: SandboxSpec, root: bool) -> None:
@@ -182,7 +194,17 @@ def environment(spec: SandboxSpec, host: Host) -> dict[str, str]:
     return {**spec.environment, **result}
 
 
-def _first_process(spec: SandboxSpec, host: Host) -> dict[str, Any]:
+def _landlock(steps: list[Step], host: Host) -> dict[str, Any] | None:
+    """Writing where the steps make a place for it. Not in /run, which is the first process's own; and /proc, whose
+    files of others are not writable anyway."""
+    if host.landlock < landlock.OLDEST:
+        return None
+    paths = [step.path for step in steps if isinstance(step, Memory) and step.path != "/run"]
+    paths += [step.path for step in steps if isinstance(step, Bind) and step.access != "read-only"]
+    return {"abi": host.landlock, "writable": sorted({"/dev", "/proc", *paths})}
+
+
+def _first_process(spec: SandboxSpec, host: Host, steps: list[Step]) -> dict[str, Any]:
     return {
         "listener": [GATEWAY_HOST, GATEWAY_PORT],
         "desktop": [GATEWAY_HOST, DESKTOP_PORT] if spec.command is None else None,
@@ -192,7 +214,22 @@ def _first_process(spec: SandboxSpec, host: Host) -> dict[str, Any]:
         "cwd": str(spec.workspace or HOME),
         "max_processes": spec.limits.max_processes,
         "max_open_files": spec.limits.max_open_files,
+        "max_file_bytes": spec.limits.max_disk_bytes,
         "sites": list(host.sites),
+        "landlock": _landlock(steps, host),
+    }
+
+
+def _limits(spec: SandboxSpec) -> dict[str, Any]:
+    writable = [mount.path for mount in spec.mounts if mount.writable]
+    return {
+        "memory": spec.limits.max_memory_bytes,
+        "processes": spec.limits.max_processes,
+        "disk": spec.limits.max_disk_bytes,
+        "cpu_weight": spec.limits.cpu_weight,
+        "patience": PATIENCE,
+        "home": str(spec.home),
+        "folders": [str(path) for path in (*writable, *([spec.workspace] if spec.workspace else []))],
     }
 
 
@@ -234,5 +271,6 @@ def wire(plan: Plan, spec: SandboxSpec, host: Host, mark: str) -> dict[str, Any]
         "arguments": wired,
         "seccomp": base64.b64encode(plan.filter.program).decode() if plan.filter is not None else "",
         "host_uid": spec.host_uid,
+        "limits": plan.limits,
         "first_process": plan.first_process,
     }

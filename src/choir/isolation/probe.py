@@ -15,6 +15,7 @@ import os
 import pty
 import resource
 import socket
+import stat
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -81,8 +82,11 @@ def canary_in_argv(facts: Facts) -> Verdict:
 
 
 def launcher_environ(facts: Facts) -> Verdict:
-    with open("/proc/1/environ", "rb") as file:
-        size = len(file.read())
+    try:
+        with open("/proc/1/environ", "rb") as file:
+            size = len(file.read())
+    except PermissionError:  # Landlock: no look at those who have not given up as much
+        return True, "permission denied"
     return size == 0, f"{size} bytes"
 
 
@@ -290,14 +294,33 @@ def descriptors(facts: Facts) -> Verdict:
     return before <= {0, 1, 2}, f"open: {', '.join(map(str, sorted(before)))}"
 
 
-def limits(facts: Facts) -> Verdict:
+def landlock(facts: Facts) -> Verdict:
+    """The mounts would let /run be written to, and anybody may make a device that is no device (mknod(2), 0:0)."""
+    if not facts["landlock"]:
+        return True, "not in this kernel, the mounts stand alone"
+    said = []
+    home = os.environ["HOME"]
+    for path, kind in ((f"/run/probe-{os.getpid()}", stat.S_IFREG), (f"{home}/.probe-{os.getpid()}", stat.S_IFCHR)):
+        try:
+            os.mknod(path, kind | 0o600)
+            os.unlink(path)
+            said.append("made")
+        except OSError as error:
+            said.append(errno.errorcode[error.errno or 0])
+    return said == ["EACCES", "EACCES"], f"ABI {facts['landlock']}: a file in /run {said[0]}, a null device {said[1]}"
+
+
+def resource_limits(facts: Facts) -> Verdict:
     values = {
         "processes": resource.getrlimit(resource.RLIMIT_NPROC)[1],
         "files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "file size": resource.getrlimit(resource.RLIMIT_FSIZE)[1],
         "core": resource.getrlimit(resource.RLIMIT_CORE)[1],
     }
-    fits = values["processes"] == facts["max_processes"] and values["core"] == 0
-    return fits and values["files"] <= facts["max_open_files"], ", ".join(f"{k} {v}" for k, v in values.items())
+    most = {"processes": "max_processes", "files": "max_open_files", "file size": "max_file_bytes"}
+    # -1 is no limit.
+    over = [name for name, value in values.items() if not 0 <= value <= (facts[most[name]] if name in most else 0)]
+    return not over, ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 CHECKS: tuple[Callable[[Facts], Verdict], ...] = (
@@ -305,7 +328,7 @@ CHECKS: tuple[Callable[[Facts], Verdict], ...] = (
     ipv4, link_local, ipv6, dns_server, host_loopback, host_sockets, abstract_socket, gateway, host_files,
     system_read_only, code_read_only, kernel_settings, kernel_files, user_namespace, capabilities,
     new_privileges, seccomp_active, seccomp_calls, foreign_abi, socket_families, terminal_injection,
-    set_user_id, user, limits,
+    set_user_id, user, resource_limits, landlock,
 )  # fmt: skip
 
 

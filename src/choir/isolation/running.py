@@ -6,52 +6,34 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from choir.channel import Channel, ChannelClosed, Message
-from choir.errors import ChoirError, IsolationError, KeylessError, StartError
-from choir.isolation.contract import Event, Exited, Phase, PhaseReached
+from choir.errors import IsolationError, StartError
+from choir.isolation import cgroup
+from choir.isolation.contract import Exited, PhaseReached
+from choir.isolation.history import History
 from choir.isolation.listener import check_listener
 from choir.isolation.strays import kill_strays
 
-_KEYLESS = ("credential_", "descriptor_inherited")
-_ISOLATION = frozenset((
-    "user_namespaces_unavailable", "seccomp_unavailable", "proc_unavailable", "root_without_mounts",
-    "folder_not_mappable", "launcher_failed", "listener_refused",
-))  # fmt: skip
 
-
-def start_error(exited: Exited) -> ChoirError:
-    """The exception for a sandbox that ended before it was ready."""
-    if exited.reason.startswith(_KEYLESS):
-        kind: type[ChoirError] = KeylessError
-    else:
-        kind = IsolationError if exited.reason in _ISOLATION else StartError
-    return kind(exited.reason or "exited_at_start", exited.message, exited.hint)
-
-
-class KeptSandbox:
+class KeptSandbox(History):
     """``choir.isolation.contract.Running``. Make it in a running event loop."""
 
     def __init__(
         self, channel: Channel, sandbox_id: str, deadline: float, keeper_socket: Path | None, mark: str
     ) -> None:
         """``deadline``: ``loop.time()`` by which it must be ready. ``mark``: the launcher's, "" when unknown."""
+        super().__init__(deadline)
         self.sandbox_id = sandbox_id
         self.keeper_pid = 0
         self.pid = 0
         self.keeper_socket = keeper_socket
+        self.limits: dict[str, str] = {}
         self._mark = mark
         self._channel = channel
-        self._deadline = deadline
         self._listener: socket.socket | None = None
         self._desktop = -1
-        self._history: list[Event] = []
-        self._exited: Exited | None = None
-        self._refusal: ChoirError | None = None
-        self._closed = False
-        self._news = asyncio.Event()
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
     @property
@@ -64,60 +46,17 @@ class KeptSandbox:
     def desktop(self) -> str | None:
         return None if self._desktop < 0 else f"/proc/self/fd/{self._desktop}"
 
-    def poll(self) -> Exited | None:
-        return self._exited
-
-    async def events(self) -> AsyncIterator[Event]:
-        index = 0
-        while True:
-            while index < len(self._history):
-                yield self._history[index]
-                index += 1
-            if self._exited is not None or self._closed:
-                return
-            await self._news.wait()
-
-    async def wait(self) -> Exited:
-        async for event in self.events():
-            if isinstance(event, Exited):
-                return event
-        raise StartError("not_running", "The sandbox was let go of before it ended.")
-
     async def wait_ready(self) -> None:
         self._send({"op": "proceed"})
         await self.reach("ready")
-
-    async def reach(self, phase: Phase) -> None:
-        """Until ``phase``.
-
-        Raises:
-            StartError, KeylessError, IsolationError: it ended or ran out of time first.
-        """
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                exited = await self._first(phase)
-        except TimeoutError:
-            last = next((event.phase for event in reversed(self._history) if isinstance(event, PhaseReached)), "none")
-            message = f"The sandbox was not ready in time; the last phase it reached is {last}."
-            self._send({"op": "stop", "grace": 0, "reason": "start_timeout", "message": message})
-            exited = await self.wait()
-        if self._refusal is not None:
-            raise self._refusal
-        if exited is not None:
-            raise start_error(exited)
-
-    async def _first(self, phase: Phase) -> Exited | None:
-        async for event in self.events():
-            if isinstance(event, Exited):
-                return event
-            if event.phase == phase:
-                return None
-        raise StartError("not_running", "The sandbox was let go of before it was ready.")
 
     async def adopted(self) -> bool:
         """Until what a keeper replays has arrived; False when it died instead. The sandbox may have ended meanwhile."""
         exited = await self._first("listener")
         return exited is None or self.keeper_pid != 0
+
+    def _give_up(self, message: str) -> None:
+        self._send({"op": "stop", "grace": 0, "reason": "start_timeout", "message": message})
 
     async def stop(self, grace: float = 5.0) -> Exited:
         self._send({"op": "stop", "grace": grace})
@@ -127,11 +66,10 @@ class KeptSandbox:
         self._send({"op": "resize", "rows": rows, "columns": columns})
 
     def close(self) -> None:
-        self._closed = True
         self._reader.cancel()
         self._channel.close()
         self._let_go()
-        self._wake()
+        self._let_be()
 
     def _let_go(self) -> None:
         if self._listener is not None:
@@ -141,31 +79,22 @@ class KeptSandbox:
             os.close(self._desktop)
             self._desktop = -1
 
-    def _wake(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-
-    def _publish(self, event: Event) -> None:
-        self._history.append(event)
-        if isinstance(event, Exited):
-            self._exited = event
-            self._let_go()
-        self._wake()
-
     def _send(self, message: Message) -> None:
-        if self._exited is None and not self._closed:
+        if self.open:
             with contextlib.suppress(ChannelClosed):  # its end is seen by the reader
                 self._channel.send(message)
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._exited is None:
+            while self.poll() is None:
                 message, descriptors = await self._channel.receive_async(loop)
                 self._take(message, descriptors)
         except ChannelClosed:
             if self._mark:
                 kill_strays(self._mark)
+            cgroup.sweep(cgroup.places())
+            self._let_go()
             self._publish(
                 Exited(None, None, "keeper_died", "The sandbox's keeper died, and the sandbox with it.", "", "")
             )
@@ -174,11 +103,13 @@ class KeptSandbox:
         match message["event"]:
             case "hello":
                 self.keeper_pid, self.pid, self._mark = message["keeper_pid"], message["pid"], message["mark"]
+                self.limits = message.get("limits", {})  # an older keeper does not say
             case "phase":
                 if message["phase"] == "listener" and descriptors:
                     self._take_listener(message, descriptors)
                 self._publish(PhaseReached(message["phase"], message["at"]))
             case "exited":
+                self._let_go()
                 self._publish(
                     Exited(
                         code=message["code"],
@@ -198,5 +129,5 @@ class KeptSandbox:
         try:
             check_listener(self._listener, message["first_pid"])
         except IsolationError as error:
-            self._refusal = error
+            self.refuse(error)
             self._send({"op": "stop", "grace": 0, "reason": error.reason, "message": error.message})

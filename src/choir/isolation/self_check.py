@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from choir.contract import GATEWAY_PORT, INHERITED
-from choir.isolation import probe
-from choir.isolation.contract import Backend, Running, SandboxSpec
+from choir.isolation import cgroup, landlock, probe
+from choir.isolation.contract import Backend, Running, SandboxLimits, SandboxSpec
 from choir.isolation.host import inspect
+from choir.isolation.limits import describe
 
 SpecFactory = Callable[[tuple[str, ...], dict[str, str]], SandboxSpec]
 """Makes the spec of a probe sandbox from (command, environment)."""
@@ -108,7 +109,17 @@ checks: tuple[Check, ...] = (
         new_privileges="read NoNewPrivs",
         user_namespace="make a user namespace",
         set_user_id="set a set-uid bit on an own file",
-        limits="read the limits on processes, open files, core dumps",
+        resource_limits="read the limits on processes, open files, core dumps, the size of a file",
+    ),
+    *_layer(
+        "limits",
+        "Give Choir a control group of its own (systemd: Delegate=yes, DelegateSubgroup=), or report this.",
+        limits="from the host: read what holds its memory, processes, processor share and disk, and to how much",
+    ),
+    *_layer(
+        "landlock",
+        "The first process did not give up its rights: see `choir run --explain`.",
+        landlock="make a file in /run and a null device in the home, which the mounts alone would allow",
     ),
     *_layer(
         "seccomp",
@@ -169,13 +180,36 @@ def _environ_size(pid: int) -> int:
         return len(file.read())
 
 
-def _from_host(running: Running) -> dict[str, tuple[bool, str]]:
+def _limits(running: Running, wanted: SandboxLimits) -> tuple[bool, str]:
+    """The kernel's own figures, where it holds a limit; the backend's word where a watcher does."""
+    values = {"memory": wanted.max_memory_bytes, "pids": wanted.max_processes, "cpu": wanted.cpu_weight}
+    wrong = [name for name in ("memory", "processes", "cpu", "disk") if name not in running.limits]
+    held = cgroup.limits_of(running.pid)
+    for controller, name in (("memory", "memory"), ("pids", "processes"), ("cpu", "cpu")):
+        if not running.limits.get(name, "").startswith("cgroup"):
+            continue
+        version, value = held.get(controller, (0, 0))
+        # The kernel rounds memory to pages and version 1 keeps shares of 1024.
+        if f"cgroup v{version}" != running.limits[name] or abs(value - values[controller]) > values[controller] // 50:
+            wrong.append(name)
+    said = describe(running.limits).removeprefix("limits: ") or "nothing"
+    return not wrong, f"{said}, at {_figures(held, wanted)}" if not wrong else f"{said}; not held: {', '.join(wrong)}"
+
+
+def _figures(held: dict[str, tuple[int, int]], wanted: SandboxLimits) -> str:
+    memory = held.get("memory", (0, wanted.max_memory_bytes))[1] // 1024**2
+    processes = held.get("pids", (0, wanted.max_processes))[1]
+    return f"{memory} MB of memory, {processes} processes, {wanted.max_disk_bytes // 1024**2} MB of disk"
+
+
+def _from_host(running: Running, limits: SandboxLimits) -> dict[str, tuple[bool, str]]:
     """What only the host can see, while the sandbox waits to proceed."""
     sizes = [_environ_size(running.keeper_pid), _environ_size(running.pid)]
     uid = os.stat(f"/proc/{running.pid}").st_uid
     return {
         "host_processes": (sizes == [0, 0], f"{sizes[0]} and {sizes[1]} bytes"),
         "host_uid": (uid != 0, f"host uid {uid}"),
+        "limits": _limits(running, limits),
     }
 
 
@@ -188,8 +222,11 @@ async def run(backend: Backend, spec_factory: SpecFactory) -> list[Result]:
     with _bait() as facts:
         spec = spec_factory((), {})
         facts["variables"] = [*_SET_BY_BACKEND, *INHERITED, *spec.environment]
+        abi = inspect().landlock
+        facts["landlock"] = abi if abi >= landlock.OLDEST else 0
         facts["max_processes"] = spec.limits.max_processes
         facts["max_open_files"] = spec.limits.max_open_files
+        facts["max_file_bytes"] = spec.limits.max_disk_bytes
         spec = spec_factory((inspect().python, "-I", "-S", _PROBE, json.dumps(facts)), {})
         found: dict[str, tuple[bool, str]] = {}
         output, end = os.pipe()
@@ -203,7 +240,7 @@ async def run(backend: Backend, spec_factory: SpecFactory) -> list[Result]:
             os.close(end)
             os.close(null)
         try:
-            found.update(_from_host(running))
+            found.update(_from_host(running, spec.limits))
             await running.wait_ready()
             text = await asyncio.to_thread(_drain, output)
             await running.wait()

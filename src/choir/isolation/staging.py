@@ -14,7 +14,8 @@ import stat
 
 from choir.errors import IsolationError
 
-STAGE = "/tmp"  # noqa: S108 - any folder that exists and is searchable by all; only this mount namespace sees the stage
+STAGES = ("/mnt", "/media", "/srv", "/tmp")  # noqa: S108 - only this mount namespace sees what is put there
+"""Folders every system has and everybody may search. The stage hides one of them from the keeper."""
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same on every architecture
 _AT_FDCWD = -100
@@ -102,8 +103,21 @@ def _clone_mount(path: str, host_uid: int | None) -> int:
     return tree
 
 
-def _target(index: int, tree: int) -> str:
-    path = f"{STAGE}/{index}"
+def stage_folder(needed: tuple[str, ...]) -> str:
+    """The first of ``STAGES`` in which nothing of ``needed`` lies: this process still imports after the stage is up.
+
+    Raises:
+        IsolationError: ``no_stage``.
+    """
+    for folder in STAGES:
+        real = os.path.realpath(folder)
+        if os.path.isdir(real) and not any(os.path.realpath(path).startswith(f"{real}/") for path in needed):
+            return real
+    raise IsolationError("no_stage", f"None of {', '.join(STAGES)} can be mounted on.", "Make a folder /mnt, mode 755.")
+
+
+def _target(folder: str, index: int, tree: int) -> str:
+    path = f"{folder}/{index}"
     if stat.S_ISDIR(os.fstat(tree).st_mode):
         os.mkdir(path)
     else:
@@ -122,8 +136,9 @@ def stage(sources: list[tuple[str, bool]], host_uid: int) -> list[str]:
         Where each source is now, in order.
 
     Raises:
-        IsolationError: ``root_without_mounts``, ``source_missing`` or ``folder_not_mappable``.
+        IsolationError: ``root_without_mounts``, ``no_stage``, ``source_missing`` or ``folder_not_mappable``.
     """
+    folder = stage_folder((__file__, os.__file__))
     try:
         _check(_libc.unshare(_CLONE_NEWNS), "unshare")
         _check(_libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None), "private mounts")
@@ -140,10 +155,10 @@ def stage(sources: list[tuple[str, bool]], host_uid: int) -> list[str]:
         except OSError as error:
             raise IsolationError("source_missing", f"Cannot show {path} in the sandbox: {error.strerror}.") from error
     # Last, because it hides the folder that it is mounted on.
-    _check(_libc.mount(b"tmpfs", STAGE.encode(), b"tmpfs", 0, b"mode=755,size=1m"), "mount the stage")
+    _check(_libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, b"mode=755,size=1m"), "mount the stage")
     staged = []
     for index, tree in enumerate(trees):
-        path = _target(index, tree)
+        path = _target(folder, index, tree)
         moved = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, path.encode(), _MOVE_MOUNT_F_EMPTY_PATH)
         _check(moved, f"move_mount {path}")
         os.close(tree)

@@ -12,10 +12,11 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 
-from choir import keyless
+from choir import keyfiles, keyless
 from choir.channel import Channel, ChannelClosed
 from choir.errors import EXIT_REFUSED, ChoirError, StartError
 
@@ -62,6 +63,10 @@ def _run(channel: Channel) -> None:
         os.close(given)
     if message["terminal"]:
         _take_terminal()
+    if plan["landlock"] is not None:
+        from choir.isolation.landlock import restrict
+
+        restrict(**plan["landlock"])
     if desktop is None:
         _become(channel, plan)
     else:
@@ -99,7 +104,7 @@ def _unix_listener(path: str) -> socket.socket:
 
 def _check(plan: dict[str, Any], descriptors: set[int]) -> None:
     keyless.check_environment(plan["environment"])
-    keyless.check_home(plan["home"])
+    keyfiles.check_home(plan["home"])
     keyless.check_processes()
     keyless.check_descriptors(descriptors)
 
@@ -121,6 +126,7 @@ def _limit(plan: dict[str, Any]) -> None:
     for kind, value in (
         (resource.RLIMIT_NPROC, plan["max_processes"]),
         (resource.RLIMIT_NOFILE, plan["max_open_files"]),
+        (resource.RLIMIT_FSIZE, plan["max_file_bytes"]),
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(kind)
@@ -164,6 +170,8 @@ def _become(channel: Channel, plan: dict[str, Any]) -> None:
     os.chdir(plan["cwd"])
     program = _find(command[0], environment["PATH"])
     channel.send({"executing": True})
+    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored_by_python, signal.SIG_DFL)  # a command would inherit it
     try:
         # Every descriptor but 0-2 is close-on-exec; the channel's closing is how the keeper sees the exec.
         os.execve(program, command, environment)  # noqa: S606 - no shell is the point
