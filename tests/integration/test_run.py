@@ -67,7 +67,9 @@ def test_the_folder_is_there_and_the_home_is_not(world: World) -> None:
 
 def test_a_key_of_the_callers_shell_is_not_inside(world: World) -> None:
     canary = "sk-" + os.urandom(24).hex()
-    done = world.choir("run", "--", "sh", "-c", "env; cat /proc/*/environ", OPENAI_API_KEY=canary, HARMLESS=canary)
+    done = world.choir(
+        "run", "--", "sh", "-c", "env; cat /proc/*/environ 2>/dev/null; true", OPENAI_API_KEY=canary, HARMLESS=canary
+    )
     assert done.returncode == 0, done.stderr
     assert "OPENAI_API_KEY=choir-gt-" in done.stdout
     assert canary not in done.stdout
@@ -99,6 +101,15 @@ def test_git_hooks_and_configuration_cannot_be_changed(world: World) -> None:
     assert os.listdir(world.project / ".git" / "hooks") == []
     assert (world.project / ".git" / "config").read_text() == "[core]\n"
     assert (world.project / ".git" / "other").read_text() == "fine\n"
+
+
+def test_what_a_command_left_for_git_is_said(world: World) -> None:
+    trap = "mkdir -p sub/.git && printf '[core]\\n\\tfsmonitor = ./evil\\n' > sub/.git/config"
+    done = world.choir("run", "--", "sh", "-c", trap)
+    assert done.returncode == 0, done.stderr
+    assert "sub/.git/config" in done.stderr
+    assert "before you run git" in done.stderr
+    assert world.choir("run", "--", "true").stderr == ""
 
 
 def test_a_forwarded_credential_stops_the_start(world: World) -> None:
@@ -187,6 +198,23 @@ def test_explain_runs_nothing(world: World) -> None:
     done = world.choir("run", "--explain", "--", "touch", "made")
     assert done.returncode == 0, done.stderr
     assert str(world.project) in done.stdout
+    assert not (world.project / "made").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="refused for root, see the next test")
+def test_without_isolation_it_is_loud(world: World) -> None:
+    world.configure('[sandbox]\nbackend = "process"\n')
+    (world.project / "agent.py").write_text(OPENAI)
+    done = world.choir("run", "--", "python", "agent.py")
+    assert "Paris" in done.stdout, done.stderr
+    assert "isolat" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="for root")
+def test_without_isolation_root_runs_nothing(world: World) -> None:
+    world.configure('[sandbox]\nbackend = "process"\n')
+    done = world.choir("run", "--", "touch", "made")
+    assert done.returncode == 69, done.stderr
     assert not (world.project / "made").exists()
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from choir import config as configuration
-from choir import contract, ids, keyless, tokens
+from choir import contract, git_traps, ids, keyfiles, tokens
 from choir.agents import resolve, setup
 from choir.app.local import LocalModel
 from choir.app.secrets import environment_secrets, stored_key
@@ -29,7 +29,7 @@ from choir.channel import ChannelClosed, connect
 from choir.config import Config, Provider
 from choir.control_client import GatewayControl
 from choir.errors import ChoirError, KeylessError
-from choir.isolation.bubblewrap import BubblewrapBackend
+from choir.isolation import backends
 from choir.isolation.contract import Backend, Exited, Mount, SandboxLimits, SandboxSpec
 from choir.paths import State
 from choir.storage.registry import Registry
@@ -174,7 +174,7 @@ def key_files(folder: Path, strict: bool) -> tuple[Path, ...]:
     Raises:
         KeylessError: ``key_file_in_workspace`` when ``strict``.
     """
-    found = keyless.find_key_files(folder)
+    found = keyfiles.find_key_files(folder)
     names = ", ".join(str(path.relative_to(folder)) for path in found[:5]) + (" …" if len(found) > 5 else "")
     if found and strict:
         raise KeylessError(
@@ -227,11 +227,13 @@ def build_spec(
         path=tuple(found.path_entries),
         mounts=(*found.mounts, *extra),
         masked=key_files(folder, options.strict),
-        protected=tuple(keyless.find_protected(folder)),
+        protected=tuple(keyfiles.find_protected(folder)),
         limits=SandboxLimits(
             max_processes=config.sandbox.max_processes,
             max_open_files=config.sandbox.max_open_files,
             max_memory_bytes=config.sandbox.max_memory_bytes,
+            max_disk_bytes=config.sandbox.max_disk_bytes,
+            cpu_weight=config.sandbox.cpu_weight,
         ),
         start_timeout=config.sandbox.start_timeout,
     )
@@ -245,7 +247,7 @@ async def run(config_path: Path | None, state: State, options: RunOptions) -> in
     """
     config = configuration.load(config_path)
     state.prepare()
-    backend: Backend = BubblewrapBackend()
+    backend = backends.choose(config.sandbox.backend)
     async with gateway_for(config, state) as gateway:
         if not gateway.providers:
             raise ChoirError(
@@ -259,7 +261,21 @@ async def run(config_path: Path | None, state: State, options: RunOptions) -> in
         if options.explain:
             print("\n".join(backend.explain(spec)))
             return 0
-        return await run_spec(backend, gateway, spec)
+        return await run_watched(backend, gateway, spec)
+
+
+async def run_watched(backend: Backend, gateway: Gateway, spec: SandboxSpec) -> int:
+    """``run_spec``, and afterwards a word on what the command left for the person's own git."""
+    folder = spec.workspace
+    before = git_traps.git_places(folder) if folder else {}
+    if backend.name == "process":
+        note(await backend.probe())
+    code = await run_spec(backend, gateway, spec)
+    traps = git_traps.find_git_traps(folder, before) if folder else []
+    if traps and folder:
+        names = ", ".join(str(path.relative_to(folder)) for path in traps[:5]) + (" …" if len(traps) > 5 else "")
+        note(f"look at {names} before you run git here: the command made it, and git would obey it")
+    return code
 
 
 async def run_spec(backend: Backend, gateway: Gateway, spec: SandboxSpec) -> int:

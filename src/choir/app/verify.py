@@ -26,8 +26,7 @@ from choir.app.secrets import stored_key
 from choir.channel import ChannelClosed, connect, peer_credentials
 from choir.config import Config, Provider
 from choir.errors import EXIT_FAILED, ChoirError
-from choir.isolation import self_check
-from choir.isolation.bubblewrap import BubblewrapBackend
+from choir.isolation import backends, self_check
 from choir.isolation.contract import Backend, SandboxLimits, SandboxSpec
 from choir.paths import State
 from choir.storage.ledger import Ledger
@@ -51,7 +50,7 @@ async def verify(config_path: Path | None, state: State, as_json: bool) -> int:
     """
     config = configuration.load(config_path)
     state.prepare()
-    backend: Backend = BubblewrapBackend()
+    backend = backends.choose(config.sandbox.backend)
     lines: list[Line] = []
 
     def found(line: Line) -> None:
