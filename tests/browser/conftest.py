@@ -53,7 +53,7 @@ class Choir:
     @property
     def home(self) -> Path:
         """The host folder that is the sandbox's home."""
-        (home,) = (self.root / "state" / "homes").glob("*-live")
+        (home,) = (self.root / "state" / "homes").glob("*-1")
         return home
 
     def choir(self, *arguments: str) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import signal
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, expect
 
 from choir.app.local import LocalModel
+from choir.channel import connect, peer_credentials
 
 from .conftest import Choir
 
@@ -72,9 +75,39 @@ def test_a_credential_in_the_home_is_named_and_the_way_out_works(choir: Choir, p
     page.reload()
     expect(alert).to_contain_text(".aws/credentials")
     assert choir.sandbox()["id"] == started  # looking at it starts nothing
-    planted.unlink()
-    page.get_by_role("button", name="Start again").click()
+    page.get_by_role("button", name="Set .aws/credentials aside and start again").click()
     expect(page.locator("#link")).to_have_text("Connected")
+    assert not planted.exists()
+    (kept,) = (choir.root / "state" / "quarantine").glob("*/*-credentials")
+    assert value in kept.read_text()
+
+
+def test_a_desktop_that_is_killed_comes_back_to_the_open_page(choir: Choir, page: Page) -> None:
+    sign_in(page, choir)
+    before = choir.sandbox()["id"]
+    (keeper,) = (choir.root / "state" / "run").glob("*.keeper")
+    channel = connect(str(keeper))
+    os.kill(peer_credentials(channel.sock)[0], signal.SIGKILL)
+    channel.close()
+    expect(page.locator("#link")).to_have_text("Sandbox failed")
+    expect(page.locator("#link")).to_have_text("Connected")
+    assert choir.sandbox()["id"] != before
+
+
+def test_dev_and_swap(choir: Choir, page: Page) -> None:
+    sign_in(page, choir)
+    page.get_by_role("link", name="Sandbox").click()
+    page.get_by_role("link", name="there is a second sandbox, dev").click()
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#link")).to_have_text("Connected")
+    expect(page.locator("#who")).to_contain_text("dev")
+    homes = {each["role"]: each["home"] for each in choir.choir("sandbox", "list")}
+    page.get_by_role("link", name="Sandbox").click()
+    page.get_by_role("button", name="Make this the live one").click()
+    expect(page.locator("#link")).to_have_text("Connected")
+    expect(page.locator("#who")).to_contain_text("live")
+    after = {each["role"]: each["home"] for each in choir.choir("sandbox", "list")}
+    assert after == {"live": homes["dev"], "dev": homes["live"]}
 
 
 def test_a_sandbox_that_ended_behind_an_open_page_is_not_brought_back(choir: Choir, page: Page) -> None:

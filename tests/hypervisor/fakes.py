@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import uvicorn
 from aiohttp import web
 
 from choir.config import Config, SandboxEntry
@@ -20,10 +19,14 @@ from choir.contract import UsageRecord
 from choir.errors import ChoirError, StartError
 from choir.hypervisor.app import App
 from choir.hypervisor.login import Login
-from choir.hypervisor.main import listen_tcp, web_config
+from choir.hypervisor.main import WebServer, listen_tcp, web_config
+from choir.hypervisor.maintenance import Maintenance
 from choir.hypervisor.origins import Origins
+from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.sessions import Sessions
-from choir.hypervisor.supervisor import Sandbox, Supervisor
+from choir.hypervisor.supervisor import Supervisor
+from choir.hypervisor.usage_feed import UsageFeed
+from choir.hypervisor.workspace import Workspaces
 from choir.isolation.contract import Event, Exited, Phase, PhaseReached, SandboxSpec
 from choir.paths import State
 from choir.storage.registry import Registry
@@ -205,13 +208,14 @@ class FakeGateway:
     def __init__(self) -> None:
         self.attached: dict[str, tuple[str, str]] = {}
         self.log: list[tuple[str, str]] = []
-        self.connected: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.listeners: list[asyncio.Queue[dict[str, Any]]] = []
+        self.calls: dict[str, int] = {}
         self.away = 0
 
     def restart(self) -> None:
         """Forgets everybody, as a new process does, and is connected to again."""
         self.attached.clear()
-        self.connected.put_nowait({"event": "connected"})
+        self.say({"event": "connected"})
 
     async def attach(
         self, sandbox_id: str, user_id: str, role: str, listener: socket.socket, lease_s: float = 0
@@ -233,11 +237,22 @@ class FakeGateway:
         self.attached.pop(sandbox_id, None)
 
     async def status(self) -> dict[str, Any]:
-        return {"providers": [{"name": "openai", "enabled": True, "reason": ""}]}
+        sandboxes = [{"sandbox_id": each, "calls": self.calls.get(each, 0)} for each in self.attached]
+        return {"providers": [{"name": "openai", "enabled": True, "reason": ""}], "sandboxes": sandboxes}
+
+    async def subscribe(self) -> None:
+        self.log.append(("subscribe", ""))
+
+    def say(self, event: dict[str, Any]) -> None:
+        for queue in self.listeners:
+            queue.put_nowait(event)
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.listeners.append(queue)
+        yield {"event": "connected"}
         while True:
-            yield await self.connected.get()
+            yield await queue.get()
 
 
 def make_supervisor(
@@ -255,7 +270,6 @@ def make_supervisor(
         gateway=gateway or FakeGateway(),
         token_key=b"k" * 32,
         environment={"LANG": "C.UTF-8"},
-        keeper_socket=lambda sandbox_id: state.run / f"{sandbox_id}.keeper",
     )
 
 
@@ -265,6 +279,7 @@ class Deployment:
 
     url: str
     supervisor: Supervisor
+    maintenance: Maintenance
     sessions: Sessions
     login: Login
     backend: Any
@@ -329,21 +344,27 @@ async def deployed(
     sessions = Sessions(registry, origins.public_url)
     login = Login(registry, sessions)
     usage: list[UsageRecord] = []
+    maintenance = Maintenance(supervisor, Workspaces(state, keep=3))
+    feed = UsageFeed(supervisor.leases.gateway)
+    feeding = asyncio.create_task(feed.run())
     app = App(
         origins=origins,
         sessions=sessions,
         login=login,
         supervisor=supervisor,
+        maintenance=maintenance,
+        feed=feed,
         usage=lambda sandbox_id, limit: [each for each in usage if each.sandbox_id == sandbox_id][:limit],
     )
-    server = uvicorn.Server(web_config(app))
-    serving = asyncio.create_task(server._serve([listener]))
+    server = WebServer(web_config(app))
+    serving = asyncio.create_task(server.serve([listener]))
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client:
         try:
-            yield Deployment(origins.public_url, supervisor, sessions, login, backend, client, usage, port)
+            yield Deployment(origins.public_url, supervisor, maintenance, sessions, login, backend, client, usage, port)
         finally:
             server.should_exit = True
             await serving
+            feeding.cancel()
             await supervisor.close()
             registry.close()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -20,6 +21,7 @@ from .fakes import (
     BadExit,
     Deployment,
     FakeBackend,
+    FakeGateway,
     NeverReady,
     RefusesToSpawn,
     SlowSpawn,
@@ -322,7 +324,11 @@ def test_stop_and_start_again(state: State) -> None:
 # A dead sandbox behind a live tab.
 
 
-def test_a_dead_sandbox_says_so_and_is_not_brought_back(state: State) -> None:
+def test_a_dead_sandbox_says_so_and_polling_does_not_bring_it_back(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choir.hypervisor.restart.BACK_OFF", (1000.0,))
+
     async def test(here: Deployment) -> None:
         sandbox = await here.ready()
         cookie = here.desk_cookie()
@@ -347,7 +353,93 @@ def test_a_dead_sandbox_says_so_and_is_not_brought_back(state: State) -> None:
             assert f"{here.url}/desk/live" in page
         async with here.ask("GET", "/.choir/state", host=here.desk_host, cookie=cookie) as answer:
             assert (await answer.json())["reason"] == "out_of_memory"
+        async with here.ask("GET", "/desk/live", cookie=here.hub_cookie()) as answer:
+            page = await answer.text()
+        assert "It is started again in a moment." in page
+        assert 'action="/desk/live/stop"' in page
         assert len(here.backend.specs) == 1
+
+    run(state, FakeBackend, test)
+
+
+def test_one_that_was_stopped_for_idleness_comes_back_with_a_visit(state: State) -> None:
+    async def test(here: Deployment) -> None:
+        sandbox = await here.ready()
+        cookie = here.desk_cookie()
+        here.supervisor.stop(sandbox, "It was stopped after 30 minutes without work.")
+        await sandbox.settled(5)
+        async with here.ask("GET", "/api", host=here.desk_host, cookie=cookie) as answer:
+            assert answer.status == 503  # a script is no visit
+        async with here.ask("GET", "/desk/live", cookie=here.hub_cookie()) as answer:
+            assert "without work" in await answer.text()
+        assert sandbox.status.state == "stopped"
+        async with here.ask("GET", "/", host=here.desk_host, cookie=cookie, headers=PAGE) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, f"{here.url}/desk/live/open")
+        async with here.ask("GET", "/desk/live/open", cookie=here.hub_cookie()) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, "/desk/live/enter")
+        assert (await sandbox.settled(5)).state == "ready"
+        here.supervisor.stop(sandbox)  # by the person: it stays so
+        await sandbox.settled(5)
+        async with here.ask("GET", "/", host=here.desk_host, cookie=cookie, headers=PAGE) as answer:
+            assert answer.status == 503
+
+    run(state, FakeBackend, test)
+
+
+def test_what_a_person_sends_is_a_sign_of_work_and_looking_is_not(state: State) -> None:
+    async def test(here: Deployment) -> None:
+        sandbox = await here.ready()
+        cookie = here.desk_cookie()
+        async with here.ask("GET", "/", host=here.desk_host, cookie=cookie) as answer:
+            assert answer.status == 200
+        assert sandbox.last_input == 0
+        async with here.ask("GET", "/", host=here.desk_host, cookie=cookie, headers=PAGE):
+            pass
+        assert sandbox.last_input > 0
+        sandbox.last_input = 0
+        headers = {"Origin": here.desk_origin}
+        async with here.ask("POST", "/", host=here.desk_host, cookie=cookie, headers=headers, data=b"x"):
+            pass
+        assert sandbox.last_input > 0
+
+    run(state, FakeBackend, test)
+
+
+def test_dev_is_a_sandbox_of_its_own_and_can_be_made_live(state: State) -> None:
+    async def test(here: Deployment) -> None:
+        live, hub, post = await here.ready(), here.hub_cookie(), {"Origin": here.url}
+        async with here.ask("GET", "/desk/live", cookie=hub) as answer:
+            assert 'href="/desk/dev"' in await answer.text()
+        async with here.ask("POST", "/desk/dev/start", cookie=hub, headers=post):
+            pass
+        dev = here.supervisor.seat("ada", "dev")
+        assert (await dev.settled(5)).state == "ready"
+        homes = (live.home, dev.home)
+        async with here.ask("GET", "/desk/dev", cookie=hub) as answer:
+            assert 'action="/swap"' in await answer.text()
+        async with here.ask("POST", "/swap", headers=post) as answer:
+            assert answer.status == 401
+        async with here.ask("POST", "/swap", cookie=hub, headers=post) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, "/desk/live")
+        assert (dev.home, live.home) == homes
+        async with here.ask("GET", "/desk/nothing", cookie=hub) as answer:
+            assert answer.status == 404
+
+    run(state, FakeBackend, test)
+
+
+def test_restart_from_the_page(state: State) -> None:
+    async def test(here: Deployment) -> None:
+        sandbox = await here.ready()
+        before = sandbox.status.sandbox_id
+        path, headers = "/desk/live/restart", {"Origin": here.url}
+        async with here.ask("POST", path, cookie=here.hub_cookie(), headers=headers) as answer:
+            assert answer.headers["Location"] == "/desk/live"
+        assert (await sandbox.settled(5)).sandbox_id != before
+        sandbox.occupied = "It is being copied."
+        async with here.ask("POST", path, cookie=here.hub_cookie(), headers=headers) as answer:
+            assert answer.status == 409
+            assert "It is being copied." in await answer.text()
 
     run(state, FakeBackend, test)
 
@@ -394,6 +486,55 @@ def test_usage_is_this_sandboxs_and_for_who_is_signed_in(state: State) -> None:
             assert len((await answer.json())["records"]) == 1
 
     run(state, FakeBackend, test)
+
+
+async def next_event(answer: Any) -> tuple[str, Any]:
+    """(event, data) of the next one on a stream."""
+    fields: dict[str, str] = {}
+    async for line in answer.content:
+        name, _, value = line.decode().rstrip("\n").partition(": ")
+        fields[name] = value
+        if not name and "event" in fields:
+            return fields["event"], json.loads(fields["data"])
+    return "end", None
+
+
+def test_records_are_pushed_as_they_come(state: State) -> None:
+    gateway = FakeGateway()
+
+    async def test(here: Deployment) -> None:
+        sandbox = await here.ready()
+        while ("subscribe", "") not in gateway.log:
+            await asyncio.sleep(0)
+        hub = here.hub_cookie()
+        cookie = here.desk_cookie(hub)
+        async with here.ask("GET", "/.choir/events", host=here.desk_host) as answer:
+            assert answer.status == 401
+        for end in ("stopped", "signed out"):
+            async with here.ask("GET", "/.choir/events", host=here.desk_host, cookie=cookie) as answer:
+                assert answer.headers["Content-Type"].startswith("text/event-stream")
+                await answer.content.readuntil(b"\n\n")
+                for other, number in (("another", 9), (sandbox.status.sandbox_id, 1), (sandbox.status.sandbox_id, 2)):
+                    gateway.say({"event": "usage", "record": msgspec.to_builtins(record(other, number))})
+                for number in (1, 2):
+                    kind, data = await next_event(answer)
+                    assert (kind, data["request_id"], data["input_tokens"]) == ("usage", f"r{number}", None)
+                if end == "stopped":
+                    here.supervisor.stop(sandbox)
+                    assert await next_event(answer) == ("state", {"state": "stopping"})
+                    await sandbox.ended()
+                    await here.ready()
+                else:
+                    here.sessions.end(here.sessions.find(here.cookie(hub), "").hash)  # type: ignore[union-attr]
+                    assert await next_event(answer) == ("state", {"state": "ready"})
+                assert await next_event(answer) == ("end", None)
+        assert sandbox.last_input == 0
+
+    async def main() -> None:
+        async with deployed(state, FakeBackend(), gateway=gateway) as here:
+            await test(here)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_the_sandbox_is_not_asked_for_paths_of_ours(state: State) -> None:

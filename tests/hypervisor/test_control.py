@@ -22,6 +22,7 @@ Ask = Callable[..., Coroutine[Any, Any, Message]]
 async def asking(state: State, here: Deployment) -> AsyncIterator[Ask]:
     control = Control(
         supervisor=here.supervisor,
+        maintenance=here.maintenance,
         sessions=here.sessions,
         login=here.login,
         origins=Origins(here.url),
@@ -88,7 +89,7 @@ def test_logs_are_redacted_and_bounded(state: State) -> None:
     async def test(here: Deployment, ask: Ask) -> None:
         sandbox = await here.ready()
         token = here.backend.specs[0].environment["CHOIR_PROVIDER_GATEWAY_TOKEN"]
-        here.supervisor.log_path(sandbox).write_text("é\x01" * 100_000 + f"\nlast {token}\n")
+        here.supervisor.records.log_path(sandbox).write_text("é\x01" * 100_000 + f"\nlast {token}\n")
         log = (await ask("logs"))["log"]
         assert log.endswith("]\n")
         assert "last" in log
@@ -132,7 +133,10 @@ def test_sessions_are_listed_and_revoked(state: State) -> None:
         ({}, "unknown_op"),
         ({"op": "stop", "id": "nobody"}, "unknown_sandbox"),
         ({"op": "start", "user": "eve"}, "unknown_sandbox"),
-        ({"op": "start", "role": "dev"}, "unknown_sandbox"),
+        ({"op": "start", "role": "run"}, "unknown_sandbox"),
+        ({"op": "restore", "snapshot": "20260101T000000Z"}, "unknown_snapshot"),
+        ({"op": "restore", "from": "run"}, "unknown_sandbox"),
+        ({"op": "snapshot"}, "unknown_sandbox"),
         ({"op": "list", "after": 7}, None),
     ],
 )

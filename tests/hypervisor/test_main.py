@@ -192,8 +192,8 @@ def test_a_prompt_is_answered_and_recorded(state: State) -> None:
 
 def test_a_credential_in_the_home_is_named_and_kept(state: State) -> None:
     value = "AKIA" + secrets.token_hex(8).upper()
-    (state.homes / "ada-live" / ".aws").mkdir(parents=True)
-    (state.homes / "ada-live" / ".aws" / "credentials").write_text(f"[default]\naws_access_key_id = {value}\n")
+    (state.homes / "ada-1" / ".aws").mkdir(parents=True)
+    (state.homes / "ada-1" / ".aws" / "credentials").write_text(f"[default]\naws_access_key_id = {value}\n")
 
     async def test(here: Whole) -> None:
         sandbox = (await here.ask("start"))["sandbox"]
@@ -242,6 +242,76 @@ def test_a_killed_hypervisor_finds_its_sandbox_again(state: State) -> None:
             while (event := await socket.receive_json())["type"] != "end":
                 pass
             assert event["state"] == "done", event
+
+    run(state, test)
+
+
+@pytest.mark.parametrize("after", ["keeper", "keyless", "ready"])
+def test_a_progress_stream_ends_well_across_a_killed_hypervisor(state: State, after: str) -> None:
+    async def test(here: Whole) -> None:
+        async with here.get((await here.ask("login_link"))["url"]) as answer:
+            hub = answer.headers["Set-Cookie"].split(";")[0]
+        async with here.get(f"{here.url}/", hub) as answer:
+            assert answer.status == 303  # it has begun
+        seen: list[tuple[str, str]] = []
+        with contextlib.suppress(aiohttp.ClientError):
+            async with here.get(f"{here.url}/desk/live/events", hub) as answer:
+                async for block in blocks(answer):
+                    seen.append((block["id"], block["event"]))
+                    if block["event"] == after or (after != "ready" and after in block["data"]):
+                        break
+        os.kill(here.hypervisor.pid, signal.SIGKILL)
+        await here.hypervisor.ended()
+        here.hypervisor.channel.close()
+        await here.start_hypervisor()
+        hub = f"choir-{here.port}={hub.partition('=')[2]}"
+        headers = {"Last-Event-ID": seen[-1][0]}
+        async with here.get(f"{here.url}/desk/live/events", hub, **headers) as answer:
+            assert answer.status == 200
+            again = [(block["id"], block["event"]) async for block in blocks(answer)]
+        assert again[-1][1] in ("ready", "failed")
+        if after == "ready":
+            assert again == [seen[-1]]  # said again to whoever asks again
+        else:
+            ids = [int(number.rpartition("-")[2]) for number, _ in seen + again]
+            assert ids == list(range(1, len(ids) + 1))
+        sandbox = (await here.ask("start"))["sandbox"]
+        assert sandbox["state"] == "ready", sandbox
+
+    run(state, test)
+
+
+async def blocks(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, str]]:
+    """The events of a stream, field by field."""
+    fields: dict[str, str] = {}
+    async for line in answer.content:
+        name, _, value = line.decode().rstrip("\n").partition(": ")
+        if name:
+            fields[name] = value
+            continue
+        if "event" in fields:
+            yield fields
+        fields = {}
+
+
+def test_a_terminated_hypervisor_ends_in_order(state: State) -> None:
+    async def test(here: Whole) -> None:
+        sandbox = (await here.ask("start"))["sandbox"]
+        assert sandbox["state"] == "ready"
+        cookie = await here.enter()
+        async with (
+            here.get(sandbox["url"] + "/.choir/events", cookie) as answer,
+            prompt_socket(here, sandbox["url"], cookie) as socket,
+        ):
+            assert answer.status == 200
+            await socket.receive_json()
+            os.kill(here.hypervisor.pid, signal.SIGTERM)
+            while not socket.closed:
+                await socket.receive()
+            assert await here.hypervisor.ended() == 0
+        assert list(state.run.glob("*.keeper")) == []
+        log = (state.logs / "hypervisor.log").read_text()
+        assert all(line.startswith("{") for line in log.splitlines()), log
 
     run(state, test)
 

@@ -11,10 +11,11 @@ import pytest
 
 from choir import contract, tokens
 from choir.errors import StartError
-from choir.hypervisor import supervisor as module
-from choir.hypervisor.lifecycle import Status
-from choir.hypervisor.supervisor import Sandbox, Supervisor
-from choir.isolation.contract import SandboxSpec
+from choir.hypervisor import life as module
+from choir.hypervisor.lifecycle import Failure, Status
+from choir.hypervisor.sandbox import Sandbox
+from choir.hypervisor.supervisor import Supervisor
+from choir.isolation.contract import EndedEarly, PhaseReached, SandboxSpec
 from choir.paths import State
 from choir.storage.registry import Registry, SandboxRow
 
@@ -117,7 +118,7 @@ def test_what_a_sandbox_is_given(state: State, registry: Registry) -> None:
             "DATABASE_URL": "sqlite:////home/choir/.choir/choir.db",
         }
         assert spec.command is None
-        assert spec.home == state.homes / "ada-live"
+        assert spec.home == state.homes / "ada-1"
         assert spec.home.stat().st_mode & 0o777 == 0o700
         if os.geteuid() == 0:
             assert spec.host_uid == spec.home.stat().st_uid >= 1_900_000_000
@@ -203,25 +204,185 @@ def test_the_inner_error_wins_over_the_deadline(state: State, registry: Registry
     run(life())
 
 
-def test_an_exit_after_ready_is_a_failure_and_is_not_mended(state: State, registry: Registry) -> None:
+def test_an_exit_after_ready_is_a_failure_and_is_mended_after_a_wait(
+    state: State, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choir.hypervisor.restart.BACK_OFF", (0.01, 0.01))
+
     async def life() -> None:
         backend, gateway = FakeBackend(), FakeGateway()
         supervisor = make_supervisor(state, registry, backend, gateway)
         sandbox = supervisor.seat("ada", "live")
         supervisor.start(sandbox)
-        await sandbox.settled(5)
-        backend.spawned[0].publish(exited(None, 9, log_tail="\x1b[31mbye\x1b[0m\x07\n"))
+        for number in range(2):
+            await until(sandbox, "ready")
+            backend.spawned[-1].publish(exited(None, 9, log_tail="\x1b[31mbye\x1b[0m\x07\n"))
+            status = await until(sandbox, "failed")
+            assert status.failure is not None
+            assert (status.failure.reason, status.failure.signal) == ("desktop_ended", 9)
+            assert status.failure.log_tail == "bye\n"
+            assert status.retry_at > 0
+            assert gateway.attached == {}
+            assert len(backend.spawned) == number + 1
+        await until(sandbox, "ready")
+        backend.spawned[-1].publish(exited(1))
         status = await until(sandbox, "failed")
+        assert status.retry_at == 0
+        assert sandbox.retry is None
         assert status.failure is not None
-        assert (status.failure.reason, status.failure.signal) == ("desktop_ended", 9)
-        assert status.failure.log_tail == "bye\n"
-        assert gateway.attached == {}
-        assert len(backend.spawned) == 1
+        assert "3 times" in status.failure.hint
+        assert stored(registry) == status
+        assert len({spec.sandbox_id for spec in backend.specs}) == 3
+        supervisor.start(sandbox)  # a person's: counted from the beginning
+        assert (await until(sandbox, "ready")).crashes == ()
+        await supervisor.close()
 
     run(life())
 
 
-def test_cancelling_while_the_backend_starts_leaves_nothing(state: State, registry: Registry) -> None:
+@pytest.mark.parametrize("how", ["stop", "start", "close"])
+def test_a_restart_to_come_can_be_prevented_or_hurried(state: State, registry: Registry, how: str) -> None:
+    async def life() -> None:
+        backend = FakeBackend()
+        supervisor = make_supervisor(state, registry, backend)
+        sandbox = supervisor.seat("ada", "live")
+        supervisor.start(sandbox)
+        await until(sandbox, "ready")
+        backend.spawned[-1].publish(exited(1))
+        await until(sandbox, "failed")
+        timer = sandbox.retry
+        assert timer is not None
+        if how == "start":
+            supervisor.start(sandbox)
+            await until(sandbox, "ready")
+        elif how == "stop":
+            supervisor.stop(sandbox)
+        else:
+            await supervisor.close()
+        assert timer.cancelled()
+        assert sandbox.retry is None
+        assert sandbox.status.retry_at == 0
+        await supervisor.close()
+        assert len(backend.spawned) == (2 if how == "start" else 1)
+
+    run(life())
+
+
+def test_a_restart_to_come_outlives_the_hypervisor(
+    state: State, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed = Status(state="failed", failure=Failure(reason="r", message="m"), crashes=(1.0,), retry_at=2.0)
+    alive(registry, crashed)
+
+    async def life() -> None:
+        supervisor = make_supervisor(state, registry, FakeBackend())
+        await supervisor.begin()
+        sandbox = supervisor.seat("ada", "live")
+        assert (await until(sandbox, "ready")).crashes == (1.0,)
+        await supervisor.close()
+
+    run(life())
+
+
+def test_a_failed_start_is_not_tried_again(state: State, registry: Registry) -> None:
+    async def life() -> None:
+        supervisor = make_supervisor(state, registry, BadExit())
+        sandbox = supervisor.seat("ada", "live")
+        supervisor.start(sandbox)
+        assert (await until(sandbox, "failed")).retry_at == 0
+        assert sandbox.retry is None
+
+    run(life())
+
+
+def test_what_a_failed_start_printed_is_kept_though_nobody_saw_it_end(state: State, registry: Registry) -> None:
+    class Refuses(FakeBackend):
+        async def start(self, spec: SandboxSpec, stdio: Any = None) -> FakeRunning:
+            assert spec.log is not None
+            with spec.log.open("a") as log:
+                log.write("what it said\n")
+            error = StartError("exited_at_start", "It ended.")
+            if not self.stops:
+                raise error
+            phases = (PhaseReached("keeper", 0.1), PhaseReached("namespace", 0.2))
+            raise error from EndedEarly(exited(3, log_tail="last words\n"), phases)
+
+    async def life() -> None:
+        backend = Refuses()
+        supervisor = make_supervisor(state, registry, backend)
+        sandbox = supervisor.seat("ada", "live")
+        supervisor.records.log_path(sandbox).write_text("of another life\n")
+        supervisor.start(sandbox)
+        status = await until(sandbox, "failed")
+        assert status.failure is not None
+        assert (status.failure.log_tail, status.failure.code) == ("what it said\n", None)
+        await sandbox.ended()
+        backend.stops.append(0)
+        supervisor.start(sandbox)
+        status = await until(sandbox, "failed")
+        assert status.failure is not None
+        assert (status.failure.log_tail, status.failure.code) == ("last words\n", 3)
+        assert [each.phase for each in status.phases] == ["keeper", "namespace"]
+
+    run(life())
+
+
+def test_a_stop_that_had_to_kill_says_so(state: State, registry: Registry) -> None:
+    async def life() -> None:
+        backend = SlowStop()
+        supervisor = make_supervisor(state, registry, backend)
+        sandbox = supervisor.seat("ada", "live")
+        supervisor.start(sandbox)
+        await until(sandbox, "ready")
+        supervisor.stop(sandbox, "Why.")
+        backend.killed.set()
+        assert (await until(sandbox, "stopped")).note.startswith("Why. It did not end within 3 s")
+        backend.__class__ = FakeBackend  # type: ignore[assignment]
+        await sandbox.ended()
+        supervisor.start(sandbox)
+        await until(sandbox, "ready")
+        supervisor.stop(sandbox)
+        assert (await until(sandbox, "stopped")).note == ""
+
+    run(life())
+
+
+def test_a_sandbox_that_nobody_knows_is_ended(state: State, registry: Registry) -> None:
+    async def life() -> None:
+        backend = FakeBackend()
+        stray = FakeRunning(backend, SandboxSpec("stray", "ada", "live", Path("/x"), None, {}, None))
+        backend.adoptable["stray"] = stray
+        (state.run / "stray.keeper").touch()
+        supervisor = make_supervisor(state, registry, backend)
+        await supervisor.begin()
+        assert stray.end is not None
+        assert stray.closed
+        await supervisor.close()
+
+    run(life())
+
+
+def test_one_that_was_starting_becomes_ready_after_the_restart(state: State, registry: Registry) -> None:
+    alive(registry, Status(state="starting", sandbox_id="b1"))
+
+    async def life() -> None:
+        backend = FakeBackend()
+        backend.adoptable["b1"] = FakeRunning(backend, SandboxSpec("b1", "ada", "live", Path("/x"), None, {}, None))
+        supervisor = make_supervisor(state, registry, backend)
+        await supervisor.begin()
+        sandbox = supervisor.seat("ada", "live")
+        assert sandbox.status.state == "starting"
+        assert (await until(sandbox, "ready")).phase == "ready"
+        await supervisor.close()
+
+    run(life())
+
+
+def test_cancelling_while_the_backend_starts_leaves_nothing(
+    state: State, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CANCEL_SECONDS", 0.05)
+
     async def life() -> None:
         backend = SlowSpawn()
         supervisor = make_supervisor(state, registry, backend)
@@ -325,7 +486,7 @@ def test_a_gateway_that_came_back_is_given_the_listeners_again(state: State, reg
 
 
 def alive(registry: Registry, status: Status) -> None:
-    registry.put_sandbox(SandboxRow("ada-live", "ada", "live", msgspec.json.encode(status).decode()))
+    registry.put_sandbox(SandboxRow("ada-live", "ada", "live", "ada-1", msgspec.json.encode(status).decode()))
 
 
 def test_a_living_sandbox_is_adopted(state: State, registry: Registry) -> None:
@@ -357,9 +518,12 @@ def test_what_died_meanwhile_is_cleaned_up(state: State, registry: Registry, bef
     alive(registry, Status(state=before, sandbox_id="b1"))
 
     async def life() -> None:
-        supervisor = make_supervisor(state, registry, FakeBackend())
+        gateway = FakeGateway()
+        gateway.attached["b1"] = ("ada", "live")  # it outlived the hypervisor
+        supervisor = make_supervisor(state, registry, FakeBackend(), gateway)
         await supervisor.begin()
         assert supervisor.seat("ada", "live").status.state == after == stored(registry).state
+        assert ("b1" in gateway.attached) == (before == "stopped")
         await supervisor.close()
 
     run(life())

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from choir.errors import IsolationError, KeylessError, StartError
+from choir.errors import EXIT_REFUSED, IsolationError, KeylessError, StartError
 from choir.isolation import plan as planning
 from choir.isolation.bubblewrap import BubblewrapBackend
-from choir.isolation.contract import Mount, PhaseReached, SandboxLimits
+from choir.isolation.contract import EndedEarly, Mount, PhaseReached, SandboxLimits
 from choir.tokens import new_key, sign
 
 from .conftest import ROOT, MakeSpec, output_of, processes_with, started, until
@@ -271,6 +271,10 @@ def test_a_planted_credential_file_stops_the_start_and_is_named(
     assert caught.value.reason == "credential_in_file"
     assert "/home/choir/.aws/credentials" in caught.value.message
     assert secret not in str(caught.value.as_dict())
+    cause = caught.value.__cause__
+    assert isinstance(cause, EndedEarly)
+    assert cause.exited.code == EXIT_REFUSED
+    assert [reached.phase for reached in cause.phases] == ["keeper", "namespace"]
 
 
 def test_a_forwarded_credential_stops_the_start_and_is_named(backend: BubblewrapBackend, make_spec: MakeSpec) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from pathlib import Path
@@ -77,9 +78,34 @@ def test_no_uid_left() -> None:
 
 def test_sandboxes_are_kept(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "r.db")
-    registry.put_sandbox(SandboxRow("a", "ada", "live", "1"))
-    registry.put_sandbox(SandboxRow("a", "ada", "live", "2"))
-    assert registry.sandboxes() == [SandboxRow("a", "ada", "live", "2")]
+    registry.put_sandbox(SandboxRow("a", "ada", "live", "h", "1"))
+    registry.put_sandbox(SandboxRow("a", "ada", "live", "h", "2"))
+    assert registry.sandboxes() == [SandboxRow("a", "ada", "live", "h", "2")]
+    registry.close()
+
+
+def test_homes_are_exchanged_for_both_or_neither(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "r.db")
+    registry.put_sandbox(SandboxRow("a", "ada", "live", "one", "1"))
+    registry.put_sandbox(SandboxRow("b", "ada", "dev", "two", "2"))
+
+    def homes() -> dict[str, str]:
+        again = Registry(tmp_path / "r.db")
+        found = {row.label: row.home for row in again.sandboxes()}
+        again.close()
+        return found
+
+    registry.exchange_homes("a", "b")
+    assert homes() == {"a": "two", "b": "one"}
+    registry.put_sandbox(SandboxRow("a", "ada", "live", "stale", "3"))  # a status never moves a home
+    assert homes() == {"a": "two", "b": "one"}
+    registry._db.execute(
+        "CREATE TRIGGER fails BEFORE UPDATE OF home ON sandboxes WHEN OLD.label = 'b' "
+        "BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    with pytest.raises(StartError):
+        registry.exchange_homes("a", "b")
+    assert homes() == {"a": "two", "b": "one"}
     registry.close()
 
 
@@ -96,10 +122,21 @@ def test_a_full_disk_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     def fill() -> None:
         for number in range(10_000):
-            registry.put_sandbox(SandboxRow(str(number), str(number), "live", "x" * 10_000))
+            registry.put_sandbox(SandboxRow(str(number), str(number), "live", "h", "x" * 10_000))
 
     with pytest.raises(StartError) as caught:
         fill()
     assert caught.value.reason == "no_space"
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
     registry.close()
+
+
+def test_a_registry_of_another_version_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    Registry(path).close()
+    Registry(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(StartError) as caught:
+        Registry(path)
+    assert caught.value.reason == "registry_version"

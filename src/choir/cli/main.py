@@ -121,9 +121,18 @@ def parser() -> argparse.ArgumentParser:
 
     add("verify", verify, "Prove that this deployment is keyless: attack it from inside a sandbox.", readable)
 
-    one = add("sandbox", sandbox, "List, start, stop sandboxes; read their logs.", readable)
-    one.add_argument("action", choices=["list", "start", "stop", "logs"])
+    one = add("sandbox", sandbox, "List, start, stop, swap sandboxes; read their logs; keep their homes.", readable)
+    one.add_argument(
+        "action",
+        choices=[
+            *("list", "start", "stop", "restart", "logs"),
+            *("swap", "snapshot", "snapshots", "restore", "export"),
+        ],
+    )
     one.add_argument("name", nargs="?", help="a sandbox's name or id, or user/role; your own by default")
+    one.add_argument("--snapshot", metavar="NAME", help="restore, export: which one (default: the newest; export: now)")
+    one.add_argument("--from", dest="source", choices=["live", "dev"], help="restore: a snapshot of this role")
+    one.add_argument("--output", "-o", metavar="FILE", help="export: the tar file to write (default: standard output)")
 
     add("login", login, "Another link to sign in with; it opens once.", readable)
 

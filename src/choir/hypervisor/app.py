@@ -14,9 +14,11 @@ from choir.hypervisor.desk import OWN, Desk
 from choir.hypervisor.headers import hub_headers
 from choir.hypervisor.hub import Hub
 from choir.hypervisor.login import Login, Tickets
+from choir.hypervisor.maintenance import Maintenance
 from choir.hypervisor.origins import HUB, Origins, judge
 from choir.hypervisor.sessions import Sessions
 from choir.hypervisor.supervisor import Supervisor
+from choir.hypervisor.usage_feed import UsageFeed
 
 
 class App:
@@ -29,12 +31,14 @@ class App:
         sessions: Sessions,
         login: Login,
         supervisor: Supervisor,
+        maintenance: Maintenance,
+        feed: UsageFeed,
         usage: Callable[[str, int], list[UsageRecord]],
     ) -> None:
         tickets = Tickets(sessions)
         self._origins = origins
-        self._desk = Desk(origins, sessions, tickets, supervisor, usage)
-        self._hub: ASGIApp = Hub(origins, sessions, login, tickets, supervisor).app()
+        self._desk = Desk(origins, sessions, tickets, supervisor, feed, usage)
+        self._hub: ASGIApp = Hub(origins, sessions, login, tickets, supervisor, maintenance).app()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)

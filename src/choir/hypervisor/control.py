@@ -10,6 +10,12 @@ status                                     pid, url, isolation, sandboxes (count
 list         after (a label, optional)     sandboxes: [SANDBOX], next (label for ``after``, or null)
 start        SELECT                        sandbox: SANDBOX, once it is ready or failed
 stop         SELECT                        sandbox: SANDBOX, once it has ended
+restart      SELECT                        sandbox: SANDBOX, as after ``start``
+swap         user (optional)               sandboxes: [SANDBOX, SANDBOX], live and dev with each other's homes
+snapshot     SELECT                        snapshot: SNAPSHOT, sandbox: SANDBOX
+snapshots    SELECT                        snapshots: [SNAPSHOT], newest first
+restore      SELECT, snapshot (a name),    snapshot: SNAPSHOT of what it was before, sandbox: SANDBOX
+             from (a role, optional)
 logs         SELECT                        log (the redacted end of what it printed), sandbox: SANDBOX
 login_link   user (optional)               url; opens once, within an hour
 sessions                                   sessions: [{id, user, created, expires}]
@@ -17,7 +23,8 @@ revoke       session (an id)               ended (how many, with those on sandbo
 ===========  ============================  ==========================================================================
 
 SELECT is ``id`` (a sandbox id or label), or ``user`` and ``role`` (default: the admin's, ``live``). SANDBOX is
-``{label, id, user, role, state, phase, since, reason, message, hint, url}``.
+``{label, id, user, role, home, state, phase, since, note, reason, message, hint, retry_at, url}``; SNAPSHOT is
+``{label, name, bytes, path, left_out}``.
 """
 
 from __future__ import annotations
@@ -25,23 +32,29 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from choir.channel import Channel, ChannelClosed, Message, peer_credentials
+from choir.contract import Role
 from choir.errors import ChoirError, StartError
-from choir.hypervisor.crash import redact
+from choir.hypervisor.crash import log_since, redact
+from choir.hypervisor.life import STOP_GRACE
 from choir.hypervisor.login import Login
+from choir.hypervisor.maintenance import Maintenance
 from choir.hypervisor.origins import Origins
+from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.sessions import Sessions
-from choir.hypervisor.supervisor import STOP_GRACE, Sandbox, Supervisor
+from choir.hypervisor.supervisor import Supervisor
+from choir.hypervisor.workspace import Snapshot
 
 PAGE = 50
+ROLES: dict[str, Role] = {"live": "live", "dev": "dev"}
 LOG_BYTES = 24 * 1024
 
 _log = structlog.get_logger("choir.hypervisor")
@@ -51,9 +64,18 @@ class Control:
     """Answers the ops. ``serve`` runs until cancelled."""
 
     def __init__(
-        self, *, supervisor: Supervisor, sessions: Sessions, login: Login, origins: Origins, admin: str, isolation: str
+        self,
+        *,
+        supervisor: Supervisor,
+        maintenance: Maintenance,
+        sessions: Sessions,
+        login: Login,
+        origins: Origins,
+        admin: str,
+        isolation: str,
     ) -> None:
         self._supervisor = supervisor
+        self._maintenance = maintenance
         self._sessions = sessions
         self._login = login
         self._origins = origins
@@ -64,6 +86,11 @@ class Control:
             "list": self._list,
             "start": self._start,
             "stop": self._stop,
+            "restart": self._restart,
+            "swap": self._swap,
+            "snapshot": self._snapshot,
+            "snapshots": self._snapshots,
+            "restore": self._restore,
             "logs": self._logs,
             "login_link": self._login_link,
             "sessions": self._list_sessions,
@@ -131,8 +158,7 @@ class Control:
     async def _start(self, message: Message) -> Message:
         sandbox = self._select(message, make=True)
         self._supervisor.start(sandbox)
-        await sandbox.settled(self._supervisor.config.sandbox.start_timeout + STOP_GRACE)
-        return {"sandbox": self._describe(sandbox)}
+        return await self._settled(sandbox)
 
     async def _stop(self, message: Message) -> Message:
         sandbox = self._select(message)
@@ -140,9 +166,39 @@ class Control:
         await sandbox.settled(STOP_GRACE * 3)
         return {"sandbox": self._describe(sandbox)}
 
+    async def _restart(self, message: Message) -> Message:
+        sandbox = self._select(message, make=True)
+        await self._maintenance.restart(sandbox)
+        return await self._settled(sandbox)
+
+    async def _swap(self, message: Message) -> Message:
+        both = await self._maintenance.swap(self._select({**message, "role": "live"}, make=True).user)
+        return {"sandboxes": [(await self._settled(sandbox))["sandbox"] for sandbox in both]}
+
+    async def _snapshot(self, message: Message) -> Message:
+        sandbox = self._select(message)
+        snapshot = await self._maintenance.snapshot(sandbox)
+        return {"snapshot": _snapshot(snapshot), "sandbox": self._describe(sandbox)}
+
+    async def _snapshots(self, message: Message) -> Message:
+        found = await asyncio.to_thread(self._maintenance.snapshots, self._select(message))
+        return {"snapshots": [_snapshot(each) for each in found[:PAGE]]}
+
+    async def _restore(self, message: Message) -> Message:
+        sandbox = self._select(message, make=True)
+        role = message.get("from")
+        if role is not None and role not in ROLES:
+            raise StartError("unknown_sandbox", f"There is no role `{role}`.")
+        before = await self._maintenance.restore(sandbox, str(message.get("snapshot")), role)
+        return {"snapshot": _snapshot(before), **await self._settled(sandbox)}
+
+    async def _settled(self, sandbox: Sandbox) -> Message:
+        await sandbox.settled(self._supervisor.config.sandbox.start_timeout + STOP_GRACE)
+        return {"sandbox": self._describe(sandbox)}
+
     async def _logs(self, message: Message) -> Message:
         sandbox = self._select(message)
-        log = await asyncio.to_thread(_tail, self._supervisor.log_path(sandbox))
+        log = await asyncio.to_thread(log_since, self._supervisor.records.log_path(sandbox), 0, LOG_BYTES)
         return {"log": redact(log), "sandbox": self._describe(sandbox)}
 
     async def _login_link(self, message: Message) -> Message:
@@ -170,8 +226,8 @@ class Control:
                 wanted is None and (sandbox.user, sandbox.role) == (user, role)
             ):
                 return sandbox
-        if make and wanted is None and user == self._admin and role == "live":
-            return self._supervisor.seat(user, "live")
+        if make and wanted is None and user == self._admin and role in ROLES:
+            return self._supervisor.seat(user, ROLES[role])
         raise StartError("unknown_sandbox", f"There is no sandbox `{wanted or f'{user}-{role}'}`.")
 
     def _describe(self, sandbox: Sandbox) -> dict[str, Any]:
@@ -181,20 +237,18 @@ class Control:
             "id": status.sandbox_id,
             "user": sandbox.user,
             "role": sandbox.role,
+            "home": sandbox.home,
             "state": status.state,
             "phase": status.phase,
             "since": status.since,
+            "note": status.note[:500],
             "reason": failure.reason if failure else "",
             "message": failure.message[:500] if failure else "",
             "hint": failure.hint[:500] if failure else "",
+            "retry_at": status.retry_at,
             "url": self._origins.origin(sandbox.label),
         }
 
 
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
-            return file.read(LOG_BYTES).decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    return {**dataclasses.asdict(snapshot), "path": str(snapshot.path)}

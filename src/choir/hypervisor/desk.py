@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -22,17 +23,22 @@ from choir.hypervisor.hub import STATIC
 from choir.hypervisor.lifecycle import Status
 from choir.hypervisor.login import Tickets
 from choir.hypervisor.origins import HUB, Origins, is_navigation
+from choir.hypervisor.progress import KEEPALIVE, OPENING
 from choir.hypervisor.proxy_http import DesktopUnreachable, Upstream, forward
 from choir.hypervisor.proxy_ws import forward_websocket
+from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.sessions import Sessions
-from choir.hypervisor.supervisor import Sandbox, Supervisor
+from choir.hypervisor.supervisor import Supervisor
+from choir.hypervisor.usage_feed import UsageFeed
 from choir.storage.registry import SessionRow
 
 OWN = "/.choir/"
 RETRY_AFTER = {"retry-after": "5"}
 USAGE_LIMIT = 200
+KEEPALIVE_SECONDS = 25.0
 
 _NO_STORE = {"cache-control": "no-store"}
+_STREAM = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
 _AWAY = {
     "absent": "It has not been started yet.",
     "starting": "It is starting.",
@@ -49,6 +55,7 @@ class Desk:
     sessions: Sessions
     tickets: Tickets
     supervisor: Supervisor
+    feed: UsageFeed
     usage: Callable[[str, int], list[UsageRecord]]
     _upstreams: dict[str, Upstream] = field(default_factory=dict)
     """By sandbox id."""
@@ -59,6 +66,7 @@ class Desk:
                 Route("/.choir/enter", self.enter),
                 Route("/.choir/state", self.state),
                 Route("/.choir/usage", self.list_usage),
+                Route("/.choir/events", self.events),
                 Mount("/.choir/static", StaticFiles(directory=STATIC)),
             ]
         )
@@ -110,7 +118,7 @@ class Desk:
         if sandbox_id not in self._upstreams:
             assert sandbox.running is not None
             assert sandbox.running.desktop is not None
-            upstream = self._upstreams[sandbox_id] = Upstream(sandbox.running.desktop)
+            upstream = self._upstreams[sandbox_id] = Upstream(sandbox.running.desktop, sandbox.touch)
 
             async def close() -> None:
                 self._upstreams.pop(sandbox_id, None)
@@ -133,6 +141,8 @@ class Desk:
         if scope["type"] == "http" and is_navigation(Headers(scope=scope)):
             if status.state == "starting":
                 return RedirectResponse(control, 303, _NO_STORE)
+            if status.state == "stopped" and status.note:  # nobody asked for it: this visit brings it back
+                return RedirectResponse(f"{control}/open", 303, _NO_STORE)
             return HTMLResponse(pages.away(message, hint, control), 503, {**_NO_STORE, **RETRY_AFTER})
         return answers.error(503, reason, message, hint, RETRY_AFTER, state=status.state, control=control)
 
@@ -191,6 +201,37 @@ class Desk:
         limit = min(int(asked), USAGE_LIMIT) if asked.isdecimal() else 20
         records = await run_in_threadpool(self.usage, sandbox.status.sandbox_id, limit)
         return _json({"records": records})
+
+    async def events(self, request: Request) -> Response:
+        """Server-sent events: ``usage`` with each UsageRecord as the gateway writes it, and ``state`` when the
+        sandbox's changes, which ends the stream. Ends with the session too."""
+        label = request.scope["choir_label"]
+        session = self.sessions.find(request.headers.get("cookie", ""), label)
+        sandbox = self.supervisor.sandboxes.get(label) if session else None
+        if session is None or sandbox is None:
+            return answers.refusal("signed_out", request.scope)
+        return StreamingResponse(self._tell(sandbox, session), media_type="text/event-stream", headers=_STREAM)
+
+    async def _tell(self, sandbox: Sandbox, session: SessionRow) -> AsyncIterator[bytes]:
+        before, over = sandbox.status, asyncio.Event()
+        with self.feed.reading(before.sandbox_id) as records, self.sessions.holding(session, over.set):
+            yield OPENING
+            while sandbox.status == before and not over.is_set():
+                if self.supervisor.closing:
+                    return
+                record = asyncio.create_task(records.get())
+                changed = asyncio.create_task(sandbox.watch.after(sandbox.watch.version, KEEPALIVE_SECONDS))
+                tasks: list[asyncio.Task[Any]] = [record, changed, asyncio.create_task(over.wait())]
+                try:
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                    if record.done():
+                        yield b"event: usage\ndata: " + msgspec.json.encode(record.result()) + b"\n\n"
+                    elif changed.done() and not changed.result():
+                        yield KEEPALIVE
+                finally:
+                    for task in tasks:
+                        task.cancel()
+            yield b"event: state\ndata: " + msgspec.json.encode({"state": sandbox.status.state}) + b"\n\n"
 
 
 def explain(status: Status) -> tuple[str, str, str]:

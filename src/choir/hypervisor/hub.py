@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -14,19 +14,21 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from choir.contract import Role
-from choir.errors import StartError
+from choir.errors import ChoirError
 from choir.hypervisor import answers, pages
 from choir.hypervisor.admission import RETRY_AFTER_SECONDS
 from choir.hypervisor.lifecycle import Failure
 from choir.hypervisor.login import Login, Tickets
+from choir.hypervisor.maintenance import Maintenance
 from choir.hypervisor.origins import HUB, Origins
 from choir.hypervisor.progress import SIGNED_OUT, stream
+from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.sessions import Sessions
-from choir.hypervisor.supervisor import Sandbox, Supervisor
+from choir.hypervisor.supervisor import Supervisor
 from choir.storage.registry import SessionRow
 
 STATIC = Path(__file__).parent / "static"
-DESK_ROLES: tuple[Role, ...] = ("live",)
+DESK_ROLES: tuple[Role, ...] = ("live", "dev")
 """Roles with a desktop that a person can open."""
 
 _NO_STORE = {"cache-control": "no-store"}
@@ -43,6 +45,7 @@ class Hub:
     login: Login
     tickets: Tickets
     supervisor: Supervisor
+    maintenance: Maintenance
 
     def app(self) -> Starlette:
         return Starlette(
@@ -51,10 +54,14 @@ class Hub:
                 Route("/login", self.sign_in),
                 Route("/logout", self.sign_out, methods=["POST"]),
                 Route("/desk/{role}", self.desk),
+                Route("/desk/{role}/open", self.open),
                 Route("/desk/{role}/enter", self.enter),
                 Route("/desk/{role}/events", self.events),
                 Route("/desk/{role}/start", self.start, methods=["POST"]),
                 Route("/desk/{role}/stop", self.stop, methods=["POST"]),
+                Route("/desk/{role}/restart", self.restart, methods=["POST"]),
+                Route("/desk/{role}/set-aside", self.set_aside, methods=["POST"]),
+                Route("/swap", self.swap, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
             exception_handlers={404: _not_found},
@@ -70,15 +77,26 @@ class Hub:
         return None
 
     async def front(self, request: Request) -> Response:
-        """The person's desktop; begins a start unless the last one failed."""
+        """The person's desktop."""
         session = self.session(request)
         if session is None:
             return HTMLResponse(pages.login_needed(), 401, _NO_STORE)
-        sandbox = self.supervisor.seat(session.user, "live")
+        return self._opened(self.supervisor.seat(session.user, "live"))
+
+    async def open(self, request: Request) -> Response:
+        """A visit to one role's desktop."""
+        session = self.session(request)
+        if session is None:
+            return HTMLResponse(pages.login_needed(), 401, _NO_STORE)
+        sandbox = self._seat(request, session)
+        return self._opened(sandbox) if sandbox else answers.refusal("not_found", request.scope)
+
+    def _opened(self, sandbox: Sandbox) -> Response:
+        """On to it; begins a start unless the last one failed."""
         if sandbox.status.state in ("absent", "stopped"):
             try:
                 self.supervisor.start(sandbox)
-            except StartError as error:
+            except ChoirError as error:
                 return _not_now(error)
         return _see(f"/desk/{sandbox.role}/enter")
 
@@ -134,26 +152,50 @@ class Hub:
             return StreamingResponse(_once(SIGNED_OUT.encode()), media_type="text/event-stream", headers=_STREAM)
         last_id = request.headers.get("last-event-id", "")
         return StreamingResponse(
-            stream(lambda: sandbox.status, sandbox.watch, last_id), media_type="text/event-stream", headers=_STREAM
+            stream(lambda: sandbox.status, sandbox.watch, last_id, lambda: self.supervisor.closing),
+            media_type="text/event-stream",
+            headers=_STREAM,
         )
 
     async def start(self, request: Request) -> Response:
+        return await self._act(request, self._start)
+
+    async def stop(self, request: Request) -> Response:
+        return await self._act(request, self._stop)
+
+    async def restart(self, request: Request) -> Response:
+        return await self._act(request, self.maintenance.restart)
+
+    async def set_aside(self, request: Request) -> Response:
+        """Takes the named file out of the sandbox's reach and starts it again."""
+        return await self._act(request, self.maintenance.set_aside)
+
+    async def swap(self, request: Request) -> Response:
+        """Makes dev live, and live dev."""
+        session = self.session(request)
+        if session is None:
+            return answers.refusal("signed_out", request.scope)
+        try:
+            await self.maintenance.swap(session.user)
+        except ChoirError as error:
+            return _not_now(error)
+        return _see("/desk/live")
+
+    async def _start(self, sandbox: Sandbox) -> None:
+        self.supervisor.start(sandbox)
+
+    async def _stop(self, sandbox: Sandbox) -> None:
+        self.supervisor.stop(sandbox)
+
+    async def _act(self, request: Request, act: Callable[[Sandbox], Awaitable[object]]) -> Response:
         session = self.session(request)
         sandbox = self._seat(request, session) if session else None
         if sandbox is None:
             return answers.refusal("signed_out", request.scope)
         try:
-            self.supervisor.start(sandbox)
-        except StartError as error:
+            await act(sandbox)
+        except ChoirError as error:
             return _not_now(error)
-        return _see(f"/desk/{sandbox.role}")
-
-    async def stop(self, request: Request) -> Response:
-        session = self.session(request)
-        sandbox = self._seat(request, session) if session else None
-        if sandbox is None:
-            return answers.refusal("signed_out", request.scope)
-        self.supervisor.stop(sandbox)
         return _see(f"/desk/{sandbox.role}")
 
 
@@ -165,7 +207,7 @@ def _see(where: str) -> RedirectResponse:
     return RedirectResponse(where, 303, _NO_STORE)
 
 
-def _not_now(error: StartError) -> Response:
+def _not_now(error: ChoirError) -> Response:
     failure = Failure(reason=error.reason, message=error.message, hint=error.hint)
     status = 429 if error.reason == "too_many_starting" else 409
     body = f"<h1>Not now</h1>{pages.reason_block(failure)}"

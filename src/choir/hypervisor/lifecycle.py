@@ -6,7 +6,8 @@
                          │  stop ▶ stopping   │ ended ▶ failed    │ failed ▶ failed
                          └─ failed ▶ failed   └─ failed ▶ failed
 
-``failed`` can come from anywhere and is left only by ``start``. What a late message says about a life that is already
+``failed`` can come from anywhere and is left only by ``start``; after a crash Choir itself starts it again at
+``retry_at``, and ``stop`` takes that back. What a late message says about a life that is already
 ending (a phase reached while stopping) changes nothing. Everything else is a mistake of the caller: ``IllegalMove``.
 """
 
@@ -19,14 +20,13 @@ import msgspec
 from choir.isolation.contract import Phase
 
 StateName = Literal["absent", "starting", "ready", "stopping", "stopped", "failed"]
-EventName = Literal["start", "adopt", "phase", "ready", "stop", "ended", "failed"]
+EventName = Literal["start", "phase", "ready", "stop", "ended", "failed"]
 
 TRANSITIONS: dict[StateName, dict[EventName, StateName]] = {
-    "absent": {"start": "starting", "adopt": "ready", "stop": "absent", "failed": "failed"},
+    "absent": {"start": "starting", "stop": "absent", "failed": "failed"},
     "starting": {
         "phase": "starting",
         "ready": "ready",
-        "adopt": "ready",
         "stop": "stopping",
         "ended": "failed",
         "failed": "failed",
@@ -34,7 +34,6 @@ TRANSITIONS: dict[StateName, dict[EventName, StateName]] = {
     "ready": {
         "phase": "ready",
         "ready": "ready",
-        "adopt": "ready",
         "stop": "stopping",
         "ended": "failed",
         "failed": "failed",
@@ -42,7 +41,6 @@ TRANSITIONS: dict[StateName, dict[EventName, StateName]] = {
     "stopping": {
         "phase": "stopping",
         "ready": "stopping",
-        "adopt": "stopping",
         "stop": "stopping",
         "ended": "stopped",
         "failed": "failed",
@@ -65,6 +63,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     code: int | None = None
     signal: int | None = None
     log_tail: str = ""
+    file: str = ""
+    """The file of the home that is to blame, relative to it; it can be set aside."""
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -85,6 +85,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time at which this life was asked for."""
     phases: tuple[Reached, ...] = ()
     failure: Failure | None = None
+    note: str = ""
+    """A sentence on how this life ended, when it was not as usual."""
+    crashes: tuple[float, ...] = ()
+    """Unix times of the recent ends that nobody asked for, before this life and in it."""
+    retry_at: float = 0.0
+    """Unix time at which it is started again by itself; 0: not."""
 
     @property
     def phase(self) -> str:
@@ -92,13 +98,17 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """``sandbox_id`` belongs to ``start``, ``reached`` to ``phase``, ``failure`` to ``failed`` and ``ended``."""
+    """``sandbox_id`` belongs to ``start``, ``reached`` to ``phase``, ``failure``, ``crashes`` and ``retry_at`` to
+    ``failed``, ``note`` to ``ended``."""
 
     name: EventName
     now: float
     sandbox_id: str = ""
     reached: Reached | None = None
     failure: Failure | None = None
+    note: str = ""
+    crashes: tuple[float, ...] = ()
+    retry_at: float = 0.0
 
 
 class IllegalMove(Exception):  # noqa: N818 - says which move
@@ -116,11 +126,26 @@ def advance(status: Status, event: Event) -> Status:
         raise IllegalMove(f"{event.name} while {status.state}")
     since = status.since if target == status.state else event.now
     if event.name == "start":
-        return Status(state=target, sandbox_id=event.sandbox_id, since=since, started=event.now)
+        return Status(
+            state=target,
+            sandbox_id=event.sandbox_id,
+            since=since,
+            started=event.now,
+            crashes=status.crashes if status.retry_at else (),  # a person's start begins anew
+        )
     phases = status.phases
     if event.reached is not None and event.reached.phase not in {reached.phase for reached in phases}:
         phases += (event.reached,)
     failure = status.failure
     if target == "failed" and failure is None:  # the first reason is the one that explains
         failure = event.failure or Failure(reason="sandbox_ended", message="The sandbox ended unexpectedly.")
-    return msgspec.structs.replace(status, state=target, since=since, phases=phases, failure=failure)
+    return msgspec.structs.replace(
+        status,
+        state=target,
+        since=since,
+        phases=phases,
+        failure=failure,
+        note=event.note or status.note,
+        crashes=event.crashes or status.crashes,
+        retry_at=event.retry_at if target == "failed" else 0.0,
+    )

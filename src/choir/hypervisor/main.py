@@ -12,9 +12,11 @@ import base64
 import contextlib
 import errno
 import logging
+import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -28,12 +30,16 @@ from choir.control_client import GatewayControl
 from choir.errors import ChoirError, StartError
 from choir.hypervisor.app import App
 from choir.hypervisor.control import Control
+from choir.hypervisor.idle import IdleStop
 from choir.hypervisor.login import Login
+from choir.hypervisor.maintenance import Maintenance
 from choir.hypervisor.origins import Origins
 from choir.hypervisor.proxy_ws import MAX_MESSAGE_BYTES
 from choir.hypervisor.sessions import Sessions
 from choir.hypervisor.supervisor import Supervisor
-from choir.isolation.bubblewrap import BubblewrapBackend
+from choir.hypervisor.usage_feed import UsageFeed
+from choir.hypervisor.workspace import Workspaces
+from choir.isolation import backends
 from choir.isolation.contract import Backend
 from choir.paths import State
 from choir.service import serve
@@ -64,7 +70,7 @@ async def run(channel: Channel, message: Message, backend: Backend | None = None
     port = message.get("port")
     listener = listen_tcp(config.hypervisor.host, config.hypervisor.port if port is None else port)
     origins = Origins(public_url(config, listener))
-    backend = backend or BubblewrapBackend(state.run)
+    backend = backend or backends.choose(config.sandbox.backend, state.run)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
         registry = Registry(state.registry)
@@ -82,10 +88,16 @@ async def run(channel: Channel, message: Message, backend: Backend | None = None
             gateway=gateway,
             token_key=base64.b64decode(message["token_key"]),
             environment=message.get("environment") or {},
-            keeper_socket=lambda sandbox_id: state.run / f"{sandbox_id}.keeper",
         )
+        workspaces = Workspaces(state, config.sandbox.keep_snapshots)
+        workspaces.tidy()
         stack.push_async_callback(supervisor.close)
         await supervisor.begin()
+        maintenance = Maintenance(supervisor, workspaces)
+        feed = UsageFeed(gateway)
+        idle = IdleStop(supervisor, feed, config.sandbox.idle_stop)
+        for background in (feed.run(), idle.run()):
+            stack.callback(asyncio.create_task(background).cancel)
         sessions = Sessions(registry, origins.public_url)
         login = Login(registry, sessions)
         ledger = Ledger(state.ledger)
@@ -94,10 +106,13 @@ async def run(channel: Channel, message: Message, backend: Backend | None = None
             sessions=sessions,
             login=login,
             supervisor=supervisor,
+            maintenance=maintenance,
+            feed=feed,
             usage=lambda sandbox_id, limit: ledger.query(sandbox_id=sandbox_id, limit=limit),
         )
         control = Control(
             supervisor=supervisor,
+            maintenance=maintenance,
             sessions=sessions,
             login=login,
             origins=origins,
@@ -108,8 +123,8 @@ async def run(channel: Channel, message: Message, backend: Backend | None = None
         stack.callback(questions.close)
         answering = asyncio.create_task(control.serve(questions))
         stack.callback(answering.cancel)
-        web = uvicorn.Server(web_config(app))
-        serving = asyncio.create_task(web._serve([listener]))  # serve() would take over the signals
+        web = WebServer(web_config(app))
+        serving = asyncio.create_task(web.serve([listener]))
         channel.send(
             {
                 "ready": True,
@@ -120,12 +135,23 @@ async def run(channel: Channel, message: Message, backend: Backend | None = None
             }
         )
         ended = asyncio.create_task(_until_closed(channel))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, ended.cancel)
         await asyncio.wait({ended, serving, answering}, return_when=asyncio.FIRST_COMPLETED)
         for task in (serving, answering):
             if task.done():
                 task.result()
+        supervisor.begin_to_close()
         web.should_exit = True
         await serving
+
+
+class WebServer(uvicorn.Server):
+    """One that leaves the signals alone: this process ends in its own order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def web_config(app: App) -> uvicorn.Config:

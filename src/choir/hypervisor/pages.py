@@ -70,24 +70,35 @@ def sandbox_page(role: str, status: Status) -> str:
     if status.state in ("starting", "stopping"):
         return _moving(base, status)
     if status.state == "failed":
-        return _failed(base, status)
+        return _failed(base, role, status)
     title, text, buttons = {
         "ready": (
             "Your desktop is running",
             "It goes on when you close this page.",
-            f'<a class="button primary" href="{base}/enter">Open the desktop</a>{_button(base, "stop", "Stop")}',
+            f'<a class="button primary" href="{base}/enter">Open the desktop</a>'
+            f"{_button(base, 'restart', 'Restart')}{_button(base, 'stop', 'Stop')}",
         ),
         "stopped": (
             "Your sandbox is stopped",
-            "Your files and conversations are kept.",
+            f"{status.note} Your files and conversations are kept.".strip(),
             _button(base, "start", "Start again", primary=True),
         ),
     }.get(status.state, ("Your desktop", "It has not been started yet.", _button(base, "start", "Start", primary=True)))
     return page(
         title,
-        f'<h1>{title}</h1><p class="lead">{text}</p><div class="actions">{buttons}</div>',
+        f'<h1>{title}</h1><p class="lead">{escape(text)}</p><div class="actions">{buttons}</div>{_other_role(role)}',
         signed_in=True,
     )
+
+
+def _other_role(role: str) -> str:
+    """The way between live and dev, and what makes the one the other."""
+    if role == "live":
+        return '<p class="aside">To try something out, <a href="/desk/dev">there is a second sandbox, dev</a>.</p>'
+    return f"""<p class="aside">This is <b>dev</b>, for trying things out. <a href="/desk/live">To live</a>.</p>
+<p class="aside">Making it live exchanges the two: what is live now becomes dev, and doing it again takes it back.
+Both are stopped for it.</p>
+<div class="actions">{_button("", "swap", "Make this the live one")}</div>"""
 
 
 def _moving(base: str, status: Status) -> str:
@@ -128,16 +139,28 @@ def _phases(base: str, status: Status) -> str:
     return f'<ol class="phases" {data}>{"".join(rows)}</ol>'
 
 
-def _failed(base: str, status: Status) -> str:
+def _failed(base: str, role: str, status: Status) -> str:
     failure = status.failure or Failure(reason="unknown", message="The sandbox is not there.")
     was_ready = any(reached.phase == "ready" for reached in status.phases)
     title = "Your sandbox ended" if was_ready else "Your sandbox did not start"
+    buttons = _button(base, "start", "Start again", primary=not failure.file)
+    lead = head = ""
+    if failure.file:
+        words = f"Set {failure.file} aside and start again"
+        buttons = _button(base, "set-aside", words, primary=True) + buttons
+    if status.retry_at:
+        lead = '<p class="lead" role="status">It is started again in a moment.</p>'
+        head = f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">\n'
+        buttons += _button(base, "stop", "Leave it stopped")
     return page(
         title,
         f"""<h1>{title}</h1>
+{lead}
 {reason_block(failure)}
 {"" if was_ready or not status.phases else _phases(base, status)}
-<div class="actions">{_button(base, "start", "Start again", primary=True)}</div>""",
+<div class="actions">{buttons}</div>
+{_other_role(role)}""",
+        head=head,
         signed_in=True,
     )
 
@@ -180,4 +203,4 @@ def refused(title: str, message: str, static: str = "/static") -> str:
 
 def _button(base: str, action: str, words: str, primary: bool = False) -> str:
     kind = ' class="primary"' if primary else ""
-    return f'<form method="post" action="{base}/{action}"><button{kind}>{words}</button></form>'
+    return f'<form method="post" action="{base}/{action}"><button{kind}>{escape(words)}</button></form>'

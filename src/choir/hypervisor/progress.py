@@ -103,15 +103,18 @@ class Watch:
             self._waiting.discard(future)
 
 
-async def stream(current: Callable[[], Status], watch: Watch, last_id: str = "") -> AsyncIterator[bytes]:
-    """The encoded stream, from after ``last_id`` to the terminal event."""
+async def stream(
+    current: Callable[[], Status], watch: Watch, last_id: str = "", closing: Callable[[], bool] = lambda: False
+) -> AsyncIterator[bytes]:
+    """The encoded stream, from after ``last_id`` to the terminal event, or until ``closing``: its reader asks again,
+    whoever then answers."""
     yield OPENING
     while True:
         version, status = watch.version, current()
         for event in unseen(status, last_id):
             yield event.encode()
             last_id = event.id
-        if status.state in SETTLED:
+        if status.state in SETTLED or closing():
             return
         if not await watch.after(version, KEEPALIVE_SECONDS):
             yield KEEPALIVE

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
 import yarl
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from choir.hypervisor.headers import from_sandbox, to_sandbox
+from choir.hypervisor.origins import is_navigation
 
 CONNECT_SECONDS = 5.0
 IDLE_CONNECTION_SECONDS = 15.0
@@ -29,11 +31,15 @@ class ClientGone(Exception):  # noqa: N818 - a state, met in normal operation
 class Upstream:
     """Connections to one life of one sandbox.
 
+    Args:
+        touch: called for everything that a person sends to it.
+
     Raises:
         DesktopUnreachable: there is no socket at ``path``.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, touch: Callable[[], None]) -> None:
+        self.touch = touch
         # A handle of our own: the number in a /proc/self/fd path is somebody else's once its owner has closed it.
         self._handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
         self.session = aiohttp.ClientSession(
@@ -85,6 +91,8 @@ async def forward(upstream: Upstream, scope: Scope, receive: Receive, send: Send
         DesktopUnreachable: nothing has been sent to the browser yet.
     """
     body = _Body(receive)
+    if scope["method"] not in ("GET", "HEAD") or is_navigation(Headers(scope=scope)):
+        upstream.touch()
     headers = to_sandbox(scope["headers"])
     has_body = any(
         name == b"transfer-encoding" or (name == b"content-length" and value != b"0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import aiohttp
 from starlette.types import Message, Receive, Scope, Send
@@ -47,7 +48,7 @@ async def forward_websocket(upstream: Upstream, scope: Scope, receive: Receive, 
     code = ENDED
     try:
         await send({"type": "websocket.accept", "subprotocol": desktop.protocol, "headers": []})
-        code = await _relay(desktop, receive, send)
+        code = await _relay(upstream, desktop, receive, send)
     except asyncio.CancelledError:
         code = ENDED if upstream.ended else POLICY
         raise
@@ -56,9 +57,12 @@ async def forward_websocket(upstream: Upstream, scope: Scope, receive: Receive, 
             await asyncio.shield(_close_both(desktop, send, code))
 
 
-async def _relay(desktop: aiohttp.ClientWebSocketResponse, receive: Receive, send: Send) -> int:
+async def _relay(upstream: Upstream, desktop: aiohttp.ClientWebSocketResponse, receive: Receive, send: Send) -> int:
     """The close code of whoever closed first."""
-    tasks = [asyncio.create_task(_to_desktop(desktop, receive)), asyncio.create_task(_to_browser(desktop, send))]
+    tasks = [
+        asyncio.create_task(_to_desktop(desktop, receive, upstream.touch)),
+        asyncio.create_task(_to_browser(desktop, send)),
+    ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         task = done.pop()
@@ -69,11 +73,12 @@ async def _relay(desktop: aiohttp.ClientWebSocketResponse, receive: Receive, sen
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _to_desktop(desktop: aiohttp.ClientWebSocketResponse, receive: Receive) -> int:
+async def _to_desktop(desktop: aiohttp.ClientWebSocketResponse, receive: Receive, touch: Callable[[], None]) -> int:
     while True:
         message: Message = await receive()
         if message["type"] == "websocket.disconnect":
             return {1005: 1000, 1006: AWAY}.get(message.get("code", 1005), int(message.get("code", 1000)))
+        touch()
         if message.get("text") is not None:
             await desktop.send_str(message["text"])
         else:

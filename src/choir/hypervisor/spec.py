@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from choir import contract
@@ -52,20 +52,38 @@ def build_spec(
             "DATABASE_URL": DATABASE_URL,
         },
         command=None,
-        limits=SandboxLimits(limits.max_processes, limits.max_open_files, limits.max_memory_bytes),
+        limits=SandboxLimits(
+            max_processes=limits.max_processes,
+            max_open_files=limits.max_open_files,
+            max_memory_bytes=limits.max_memory_bytes,
+            max_disk_bytes=limits.max_disk_bytes,
+            cpu_weight=limits.cpu_weight,
+        ),
         start_timeout=limits.start_timeout,
         log=log,
     )
 
 
-def host_label(user: str, role: str, taken: Iterable[str]) -> str:
+def host_label(user: str, role: str, taken: Container[str]) -> str:
     """A DNS label (RFC 1035) for ``user`` and ``role`` that is not among ``taken``."""
-    name = re.sub(r"[^a-z0-9]+", "-", user.lower()).strip("-")[:40].strip("-") or "user"
+    name = _plain(user)
     number, label = 1, f"{name}-{role}"
     while label in taken:
         number += 1
         label = f"{name}-{number}-{role}"
     return label
+
+
+def home_name(user: str, taken: Container[str]) -> str:
+    """A folder name for another home of ``user``. It says nothing of a role: homes change theirs."""
+    name, number = _plain(user), 1
+    while f"{name}-{number}" in taken:
+        number += 1
+    return f"{name}-{number}"
+
+
+def _plain(user: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", user.lower()).strip("-")[:40].strip("-") or "user"
 
 
 def make_home(path: Path, host_uid: int | None) -> Path:

@@ -115,7 +115,7 @@ class BubblewrapBackend:
         try:
             await running.reach("listener")
         except BaseException:
-            running.close()
+            running.abandon()
             raise
         return running
 

@@ -92,6 +92,15 @@ class Exited:
 Event = PhaseReached | Exited
 
 
+class EndedEarly(Exception):  # noqa: N818 - never raised by itself, only a cause
+    """The cause (``__cause__``) of the error of a sandbox that ended before it was ready: what is known of its life."""
+
+    def __init__(self, exited: Exited, phases: tuple[PhaseReached, ...]) -> None:
+        super().__init__(exited.reason)
+        self.exited = exited
+        self.phases = phases
+
+
 class Running(Protocol):
     """A started sandbox. ``Exited`` is always the last event, exactly once, whatever happens."""
 

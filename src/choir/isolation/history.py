@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from choir.errors import ChoirError, IsolationError, KeylessError, StartError
-from choir.isolation.contract import Event, Exited, Phase, PhaseReached
+from choir.isolation.contract import EndedEarly, Event, Exited, Phase, PhaseReached
 
 _KEYLESS = ("credential_", "descriptor_inherited")
 _ISOLATION = frozenset((
@@ -80,10 +80,11 @@ class History:
             last = next((event.phase for event in reversed(self._events) if isinstance(event, PhaseReached)), "none")
             self._give_up(f"The sandbox was not ready in time; the last phase it reached is {last}.")
             exited = await self.wait()
+        if exited is not None:
+            phases = tuple(event for event in self._events if isinstance(event, PhaseReached))
+            raise (self._refusal or start_error(exited)) from EndedEarly(exited, phases)
         if self._refusal is not None:
             raise self._refusal
-        if exited is not None:
-            raise start_error(exited)
 
     async def _first(self, phase: Phase) -> Exited | None:
         async for event in self.events():

@@ -65,6 +65,11 @@ class KeptSandbox(History):
     def resize(self, rows: int, columns: int) -> None:
         self._send({"op": "resize", "rows": rows, "columns": columns})
 
+    def abandon(self) -> None:
+        """End it without waiting, and let go: nobody wants it any more."""
+        self._send({"op": "stop", "grace": 0})
+        self.close()
+
     def close(self) -> None:
         self._reader.cancel()
         self._channel.close()

@@ -15,6 +15,9 @@ from choir.errors import StartError
 HOST_UID_BASE = 1_900_000_000
 HOST_UID_LIMIT = 2_000_000_000
 
+VERSION = 1
+"""Of the schema (``PRAGMA user_version``)."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS users (name TEXT PRIMARY KEY, admin INTEGER NOT NULL, created REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS host_uids (owner TEXT PRIMARY KEY, uid INTEGER NOT NULL UNIQUE) STRICT;
@@ -25,7 +28,8 @@ CREATE TABLE IF NOT EXISTS sessions (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS sessions_by_parent ON sessions (parent);
 CREATE TABLE IF NOT EXISTS sandboxes (
-  label TEXT PRIMARY KEY, user TEXT NOT NULL, role TEXT NOT NULL, status TEXT NOT NULL, UNIQUE (user, role)
+  label TEXT PRIMARY KEY, user TEXT NOT NULL, role TEXT NOT NULL, home TEXT NOT NULL, status TEXT NOT NULL,
+  UNIQUE (user, role)
 ) STRICT;
 """
 
@@ -45,11 +49,12 @@ class SessionRow:
 
 @dataclass(frozen=True)
 class SandboxRow:
-    """``status`` is the hypervisor's own JSON."""
+    """``home`` is the name of its folder in ``State.homes``, ``status`` the hypervisor's own JSON."""
 
     label: str
     user: str
     role: str
+    home: str
     status: str
 
 
@@ -57,7 +62,7 @@ class Registry:
     """Opened per call site; several processes may have it open (WAL). ``close`` when done.
 
     Raises:
-        StartError: ``registry_unusable`` or ``no_space``, here and from every method.
+        StartError: ``registry_unusable`` or ``no_space``, here and from every method; here ``registry_version``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +72,15 @@ class Registry:
             os.chmod(path, 0o600)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, VERSION):
+                self._db.close()
+                raise StartError(
+                    "registry_version",
+                    f"{path} was written by another version of Choir.",
+                    "Use that version, or move it away.",
+                )
+            self._db.executescript(f"{_SCHEMA} PRAGMA user_version = {VERSION};")
 
     def close(self) -> None:
         self._db.close()
@@ -128,21 +141,35 @@ class Registry:
             return [SandboxRow(*row) for row in self._db.execute("SELECT * FROM sandboxes ORDER BY label")]
 
     def put_sandbox(self, row: SandboxRow) -> None:
+        """Add it, or change its status; its home changes by ``exchange_homes`` only."""
         with self._guard():
             self._db.execute(
-                "INSERT INTO sandboxes VALUES (?, ?, ?, ?) ON CONFLICT (label) DO UPDATE SET status = excluded.status",
-                (row.label, row.user, row.role, row.status),
+                "INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (label) DO UPDATE SET status = excluded.status",
+                (row.label, row.user, row.role, row.home, row.status),
             )
+
+    def exchange_homes(self, label: str, other: str) -> None:
+        """Give each of two sandboxes the home of the other: both or neither, also when the machine fails."""
+        with self._guard(), self._write():
+            homes = dict(self._db.execute("SELECT label, home FROM sandboxes WHERE label IN (?, ?)", (label, other)))
+            for one, two in ((label, other), (other, label)):
+                self._db.execute("UPDATE sandboxes SET home = ? WHERE label = ?", (homes[two], one))
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        """What must be on the disk before anybody acts on it."""
+        self._db.execute("PRAGMA synchronous = FULL")
         try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        finally:
+            self._db.execute("PRAGMA synchronous = NORMAL")
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:

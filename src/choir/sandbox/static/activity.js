@@ -1,49 +1,54 @@
 // The Activity strip: the gateway's own records of this sandbox's calls, which the hypervisor serves on this origin.
 const SHOWN = 50;
-// A record is written just after the answer ended; asked for again a few times until it is there.
-const WAITS = [120, 400, 1200, 3000];
 
 export class Activity {
-  #events = null;
-  #newest = "";
+  #records = null;
+  #shown = [];
   #calls = document.querySelector("#calls");
   #sums = document.querySelector("#sums");
   #nothing = document.querySelector("#nothing");
   #pulse = document.querySelector("#pulse");
 
-  follow() {
-    if (this.#events && this.#events.readyState !== EventSource.CLOSED) return;
-    this.#events = new EventSource("/api/events");
-    this.#events.addEventListener("run", (event) => {
-      const { busy } = JSON.parse(event.data);
-      const was = !this.#pulse.hidden;
-      this.#pulse.hidden = !busy;
-      if (was && !busy) this.refresh();
+  constructor(connection) {
+    connection.addEventListener("said", ({ detail }) => {
+      if (detail.type === "history") this.#pulse.hidden = !detail.busy;
+      if (detail.type === "message" && detail.message.state === "running") this.#pulse.hidden = false;
+      if (detail.type === "end" || detail.type === "cleared") this.#pulse.hidden = true;
     });
-    this.#load();
   }
 
-  async refresh() {
-    const before = this.#newest;
-    for (const wait of WAITS) {
-      await new Promise((resolve) => setTimeout(resolve, wait));
-      await this.#load();
-      if (this.#newest !== before) return;
-    }
+  // One stream a page: a browser has six connections to a host, for all its tabs.
+  follow() {
+    if (this.#records && this.#records.readyState !== EventSource.CLOSED) return;
+    this.#shown = [];
+    this.#records = new EventSource("/.choir/events");
+    this.#records.addEventListener("open", () => this.#load()); // and after a break: some may have been missed
+    this.#records.addEventListener("usage", (event) => this.#add(JSON.parse(event.data)));
+    this.#records.addEventListener("state", () => this.#records.close()); // the connection says why
   }
 
   async #load() {
     try {
       const answer = await fetch(`/.choir/usage?limit=${SHOWN}`);
-      if (answer.ok) this.#draw((await answer.json()).records);
+      if (answer.ok) this.#merge((await answer.json()).records);
     } catch {
       // The connection says that Choir does not answer.
     }
   }
 
+  #add(record) {
+    if (!this.#shown.some((each) => each.request_id === record.request_id)) this.#draw([record, ...this.#shown].slice(0, SHOWN));
+  }
+
+  // Records that came while the stored ones were asked for may not be among those yet.
+  #merge(records) {
+    const stored = new Set(records.map((record) => record.request_id));
+    this.#draw([...this.#shown.filter((record) => !stored.has(record.request_id)), ...records].slice(0, SHOWN));
+  }
+
   #draw(records) {
-    const known = new Set([...this.#calls.children].map((item) => item.dataset.id));
-    this.#newest = records[0]?.request_id ?? "";
+    const known = new Set(this.#shown.map((record) => record.request_id));
+    this.#shown = records;
     this.#nothing.hidden = records.length > 0;
     this.#calls.replaceChildren(...records.map((record) => call(record, known.size > 0 && !known.has(record.request_id))));
     this.#sums.replaceChildren(...(records.length ? sums(records) : []));

@@ -4,8 +4,8 @@ import { Connection } from "./connection.js";
 import { Prompt } from "./prompt.js";
 
 const connection = new Connection();
-const activity = new Activity();
-new Prompt(connection, () => activity.refresh());
+const activity = new Activity(connection);
+new Prompt(connection);
 
 const link = document.querySelector("#link");
 const notice = document.querySelector("#notice");

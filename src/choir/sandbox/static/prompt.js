@@ -5,7 +5,6 @@ const NOTES = { stopped: "Stopped." };
 
 export class Prompt {
   #connection;
-  #ended;
   #messages = new Map();
   #busy = false;
   #up = false;
@@ -16,9 +15,8 @@ export class Prompt {
   #stop = document.querySelector("#stop");
   #clear = document.querySelector("#clear");
 
-  constructor(connection, ended) {
+  constructor(connection) {
     this.#connection = connection;
-    this.#ended = ended;
     connection.addEventListener("said", ({ detail }) => this.#hear(detail));
     connection.addEventListener("state", ({ detail }) => {
       this.#up = detail.up;
@@ -69,7 +67,6 @@ export class Prompt {
       case "end":
         this.#change(event.id, (message) => { message.state = event.state; message.note = event.note; });
         this.#busy = false;
-        this.#ended();
         break;
       case "cleared":
         this.#forget();
