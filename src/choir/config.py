@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -39,6 +39,9 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     allow: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     environment: dict[str, str] = {}
+    ask_usage: bool = True
+    allow_tools: tuple[str, ...] = ()
+    allow_stored: bool = False
     named: bool = False
     """Whether choir.toml names it. A named provider without a usable key is reported; another is just off."""
 
@@ -56,14 +59,32 @@ class ProviderEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     allow: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
     environment: dict[str, str] | None = None
+    ask_usage: bool | None = None
+    allow_tools: tuple[str, ...] | None = None
+    allow_stored: bool | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one sandbox may ask of the gateway."""
+    """What one sandbox, or for tokens and money one user, may ask of the gateway. None: no limit."""
 
     requests_per_minute: int = 600
     concurrent_requests: int = 32
     max_body_bytes: int = 32 * 1024 * 1024
+    tokens_per_minute: int | None = None
+    """Of one user, all sandboxes together, read and written; likewise the two below."""
+    usd_per_day: float | None = None
+    usd_per_month: float | None = None
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """USD per million tokens. Field by field: see ``data/prices.toml``."""
+
+    input: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    cached: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    cache_write: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    output: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    request: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    max_output: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -93,6 +114,12 @@ class SandboxEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_processes: int = 512
     max_open_files: int = 4096
     max_memory_bytes: int = 4 * 1024**3
+    max_disk_bytes: int = 32 * 1024**3
+    cpu_weight: int = 100
+    idle_stop: float = 0.0
+    """Seconds without work after which a desktop's sandbox is stopped; 0: never. A visit starts it again."""
+    keep_snapshots: int = 5
+    """Of each sandbox; the oldest are deleted."""
     read_only_paths: tuple[str, ...] = ()
     """More host paths to show read-only, e.g. a tool chain outside /usr."""
 
@@ -103,6 +130,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hypervisor: HypervisorEntry = HypervisorEntry()
     sandbox: SandboxEntry = SandboxEntry()
     limits: Limits = Limits()
+    prices: dict[str, Price] = {}
     timeouts: Timeouts = Timeouts()
     providers: dict[str, ProviderEntry] = {}
 
@@ -115,6 +143,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     hypervisor: HypervisorEntry = HypervisorEntry()
     sandbox: SandboxEntry = SandboxEntry()
     limits: Limits = Limits()
+    prices: dict[str, Price] = {}
+    """By ``provider/model`` pattern; they win over ``data/prices.toml``."""
     timeouts: Timeouts = Timeouts()
     providers: dict[str, Provider] = {}
 
@@ -248,13 +278,24 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
         _check(provider, at, refuse)
         if provider.base_url:
             providers[name] = provider
+    for pattern in file.prices:
+        if "/" not in pattern:
+            raise refuse(["prices", pattern], f'`{pattern}` is not a pattern like "provider/model" or "provider/*".')
+    for name in ("tokens_per_minute", "usd_per_day", "usd_per_month"):
+        if (getattr(file.limits, name) or 0) < 0:
+            raise refuse(["limits", name], f"`{name}` must not be less than 0.")
     if not 0 <= file.hypervisor.port <= 65535:
         raise refuse(["hypervisor", "port"], f"port {file.hypervisor.port} is not between 0 and 65535.")
+    if file.sandbox.idle_stop < 0:
+        raise refuse(["sandbox", "idle_stop"], "idle_stop is a number of seconds, 0 for never.")
+    if file.sandbox.keep_snapshots < 1:
+        raise refuse(["sandbox", "keep_snapshots"], "keep_snapshots must be at least 1.")
     return Config(
         path=path,
         hypervisor=file.hypervisor,
         sandbox=file.sandbox,
         limits=file.limits,
+        prices=file.prices,
         timeouts=file.timeouts,
         providers=providers,
     )

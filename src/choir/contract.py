@@ -75,6 +75,9 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int | None = None
     cached_tokens: int | None = None
     cost_usd: float | None = None
+    count: int = 1
+    """Calls it stands for. More than one only for a flood of refusals: what a sandbox is refused beyond 600 a minute is
+    counted by outcome; such a record's ``bytes_out`` is their sum, its ``latency_ms`` 0, and ``request_id`` its own."""
 
 
 class ProviderStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,6 +40,11 @@ class State:
         return self.run / "gateway.sock"
 
     @property
+    def metrics_socket(self) -> Path:
+        """The gateway's, in Prometheus' format."""
+        return self.run / "metrics.sock"
+
+    @property
     def hypervisor_socket(self) -> Path:
         return self.run / "hypervisor.sock"
 

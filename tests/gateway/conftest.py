@@ -31,6 +31,8 @@ def gateway(double: Double, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         + provider("gemini", double.port, like="google", prefix="")
         + provider("bedrock", double.port, like="aws-bedrock", prefix="")
         + provider("few", double.port, 'models = ["m1", "m2"]')
+        + provider("unasked", double.port, like="mistral", prefix="")
+        + provider("generous", double.port, 'allow_tools = ["web_search"]', "allow_stored = true")
         + provider("keyless", double.port).replace("env:MOCK_KEY", "env:NOT_THERE")
         + "[limits]\nmax_body_bytes = 300000\nrequests_per_minute = 100000\n"
     )

@@ -122,6 +122,44 @@ class Double:
             await asyncio.sleep(0.005)
         writer.write(b"0\r\n\r\n")
 
+    async def do_sse_plain(self, reader: Any, writer: Any, body: bytes) -> None:
+        """With a length, and in pieces that are no events."""
+        data = b"".join(EVENTS)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(data))
+        for at in range(0, len(data), 11):
+            writer.write(data[at : at + 11])
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+    async def do_sse_gzip(self, reader: Any, writer: Any, body: bytes) -> None:
+        data = gzip.compress(b"".join(EVENTS))
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(data), data)
+        )
+
+    async def do_refused_events(self, reader: Any, writer: Any, body: bytes) -> None:
+        data = b"".join(EVENTS)
+        writer.write(b"HTTP/1.1 429 No\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(data))
+        writer.write(data)
+
+    async def do_linger(self, reader: Any, writer: Any, body: bytes) -> None:
+        """All events, but the stream does not end."""
+        self._events_head(writer)
+        writer.write(b"".join(map(chunk, EVENTS)))
+        await writer.drain()
+        await reader.read(1)
+        self.lost.set()
+        raise ConnectionError
+
+    async def do_ended_cut(self, reader: Any, writer: Any, body: bytes) -> None:
+        self._events_head(writer)
+        writer.write(b"".join(map(chunk, EVENTS)))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        raise ConnectionError
+
     def _events_head(self, writer: Any) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
 

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choir.gateway.body import Undecodable, model_in_ends, model_of, printable, strict_members, strict_model
+from choir.gateway.body import (
+    Undecodable,
+    inflated,
+    model_in_ends,
+    model_of,
+    printable,
+    strict_members,
+    strict_spans,
+    strict_value,
+    string,
+)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats(allow_nan=False, allow_infinity=False),
@@ -37,7 +49,12 @@ def test_a_key_that_comes_twice_is_refused(value: dict[str, object], other: obje
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"1", b"{", b'{"a":1}x', b'{"a":1,}', b"\xff", b'{"a":NaN}', b'{"model":1}{"model":2}']
+    "text",
+    [
+        *(b"", b"[]", b"1", b"{", b'{"a":1}x', b'{"a":1,}', b"\xff", b'{"a":NaN}', b'{"model":1}{"model":2}'),
+        b'{"a":1,"b":2,"a":1,"b":2,"a\\":1,\\"b":2}',
+        *(b'{"\\ud800":1}', b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'\xef\xbb\xbf{"a":1}'),
+    ],
 )
 def test_what_is_not_one_object_is_refused(text: bytes) -> None:
     with pytest.raises(Undecodable):
@@ -45,9 +62,6 @@ def test_what_is_not_one_object_is_refused(text: bytes) -> None:
 
 
 def test_models() -> None:
-    assert strict_model(b'{"model": "a\\u002db"}') == "a-b"
-    assert strict_model(b'{"model": 1}') is None
-    assert strict_model(b"{}") is None
     assert model_of(b'{"x": {"model": "no"}, "model": "yes"}') == "yes"
     assert model_of(b'{"x": {"model": "no"}}') is None
     assert model_of(b'{"model": 1}') is None
@@ -61,3 +75,48 @@ def test_only_printable_ascii_gets_into_a_record() -> None:
     assert printable(None) is None
     assert printable("") is None
     assert printable("a\nb\x00é" + "x" * 200) == "a?b??" + "x" * 123
+
+
+@given(OBJECTS, st.sampled_from([None, 1]))
+def test_spans_are_where_the_values_are(value: dict[str, object], indent: int | None) -> None:
+    text = json.dumps(value, indent=indent).encode()
+    assert {name: json.loads(text[start:end]) for name, (start, end) in strict_spans(text).items()} == value
+
+
+@given(VALUES)
+def test_a_strict_value(value: object) -> None:
+    assert strict_value(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize(
+    "text", [b'[{"a":1,"a":2}]', b'{"a":{"b":1,"\\u0062":1}}', b"[NaN]", b"[", b"\xff", b"[" * 100_000]
+)
+def test_a_value_with_two_meanings(text: bytes) -> None:
+    with pytest.raises(Undecodable):
+        strict_value(text)
+
+
+def test_strings() -> None:
+    assert string(b'"a\\u002db"') == "a-b"
+    assert string(b"1") is None
+    with pytest.raises(Undecodable):
+        string(b'"\xff"')
+
+
+def test_inflates_what_it_can() -> None:
+    plain = b'{"model":"m"}' * 100
+    assert inflated(plain, b"", 10) == plain
+    assert inflated(gzip.compress(plain), b"gzip", 5000) == plain
+    assert inflated(zlib.compress(plain), b"deflate", 5000) == plain
+    whole = gzip.compress(plain)
+    for body, coding, limit in (
+        (plain, b"gzip", 5000),
+        (plain, b"br", 5000),
+        (whole, b"gzip", 100),
+        (whole[:-9], b"gzip", 5000),
+        (whole + whole, b"gzip", 5000),
+        (whole + b"x", b"gzip", 5000),
+        (whole, b"gzip, gzip", 5000),
+    ):
+        with pytest.raises(Undecodable):
+            inflated(body, coding, limit)

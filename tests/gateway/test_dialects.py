@@ -133,3 +133,41 @@ def test_any_split_counts_the_same(name: str, sizes: list[int]) -> None:
         split.feed(data[at : at + sizes[turn % len(sizes)]])
         at, turn = at + sizes[turn % len(sizes)], turn + 1
     assert counts(split) == counts(whole)
+
+
+@given(
+    st.sampled_from(
+        [
+            (b"data: [DONE]\n\n", True),
+            (b"data:[DONE]\r\n\r\n", True),
+            (b'event: message_stop\ndata: {"type":"message_stop"}\n\n', True),
+            (b'data: { "type" : "message_stop" }\n\n', True),
+            (b'data: {"type":"response.completed","response":{"usage":{"input_tokens":3}}}\n\n', True),
+            (b'data: {"type":"response.incomplete","response":{}}\n\n', True),
+            (b'data: {"type":"response.failed","response":{}}\n\n', True),
+            (b'data: {"choices":[{"delta":{"content":"data: [DONE]"}}]}\n\n', False),
+            (b'data: {"type":"content_block_delta","delta":{"text":"\\"message_stop\\""}}\n\n', False),
+            (b'data: {"type":"response.output_text.delta","delta":"\\"response.completed\\""}\n\n', False),
+            (b'data: {"type":["message_stop"]}\n\n', False),
+            (b": [DONE]\n\n", False),
+            (b"data: [DO\n\n", False),
+        ]
+    ),
+    st.lists(st.integers(1, 30), min_size=1, max_size=5),
+)
+def test_the_last_event_is_seen_once_its_line_is_whole(event: tuple[bytes, bool], sizes: list[int]) -> None:
+    text, last = event
+    stream = b'data: {"type":"x"}\n\n' + text
+    scanner, at, turn = Scanner(b"text/event-stream"), 0, 0
+    while at < len(stream):
+        assert not scanner.ended or stream[:at].count(b"\n") >= 3
+        at, start, turn = at + sizes[turn % len(sizes)], at, turn + 1
+        scanner.feed(stream[start:at])
+    assert scanner.ended == last
+
+
+def test_a_last_event_is_one_of_a_stream_only() -> None:
+    scanner = Scanner(b"application/json")
+    scanner.feed(b'{"type":"message_stop","usage":{}}')
+    scanner.finish()
+    assert not scanner.ended

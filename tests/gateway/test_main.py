@@ -20,6 +20,8 @@ import pytest
 from choir import tokens
 from choir.channel import ChannelClosed
 from choir.errors import StartError
+from choir.gateway.floods import PER_MINUTE
+from choir.gateway.journal import Journal
 from choir.service import Service
 from choir.storage.ledger import Ledger
 
@@ -55,6 +57,48 @@ def test_a_worker_that_dies_is_forked_again(double: Double, start_gateway: Start
     assert sandbox.call().status == 200
     assert b"was killed by SIGKILL; a new one starts" in gateway.log.read_bytes()
     assert [record.status for record in gateway.ledger() if record.sandbox_id == sandbox.sandbox_id][:1] == [200]
+
+
+def test_a_flood_of_refusals_does_not_fill_the_ledger(double: Double, start_gateway: StartGateway) -> None:
+    gateway = start_gateway(provider("mock", double.port))
+    sandbox, other = gateway.sandbox(), gateway.sandbox()
+    with contextlib.closing(Client(sandbox.port)) as client:
+        for turn in range(25):
+            client.send(b"".join(sandbox.request(path="/nowhere" if turn % 5 else "/chat/../x") for _ in range(40)))
+            for _ in range(40):
+                assert client.answer().status in (400, 403)
+    with contextlib.closing(Client(other.port)) as client:
+        for _ in range(PER_MINUTE + 3):
+            client.send(other.request(path="/nowhere"))
+            assert client.answer().status == 403
+    assert gateway.ask({"op": "detach", "sandbox_id": sandbox.sandbox_id}) == {"ok": True}
+    assert gateway.stop() == 0
+    every = gateway.ledger()
+    records = [record for record in every if record.sandbox_id == sandbox.sandbox_id]
+    assert sum(record.count for record in records) == 1000
+    assert len(records) == PER_MINUTE + 2
+    assert {(record.outcome, record.count) for record in records if record.count > 1} == {
+        ("refused:path_not_canonical", 80),
+        ("refused:route_not_allowed", 320),
+    }
+    assert sorted(record.count for record in every if record.sandbox_id == other.sandbox_id)[-2:] == [1, 3]
+
+
+def test_an_answer_whose_last_event_was_read_is_in_the_ledger_after_kill_9(
+    double: Double, start_gateway: StartGateway
+) -> None:
+    gateway = start_gateway(provider("mock", double.port))
+    sandbox = gateway.sandbox()
+    with contextlib.closing(Client(sandbox.port)) as client:
+        client.send(sandbox.request(body=b'{"stream":true}', behave="linger"))
+        client.until(EVENTS[3])
+        os.killpg(gateway.service.pid, signal.SIGKILL)
+    gateway.service.process.wait(10)
+    ledger = Ledger(gateway.state.ledger)
+    ledger.append(Journal(gateway.state.journal).replay())
+    (record,) = ledger.query()
+    ledger.close()
+    assert (record.outcome, record.output_tokens) == ("ok", 2)
 
 
 def test_every_finished_answer_is_in_the_ledger_after_kill_9(double: Double, start_gateway: StartGateway) -> None:

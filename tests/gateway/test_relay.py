@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import select
 import socket
 import time
 from pathlib import Path
@@ -39,6 +40,135 @@ def test_counts_tokens_of_a_stream(sandbox: Sandbox) -> None:
     assert answer.body == b"".join(EVENTS)
     (record,) = sandbox.records(1)
     assert (record.input_tokens, record.output_tokens) == (7, 2)
+
+
+STREAM = b'{ "stream":true, "model":"m1"}'
+HIDDEN = EVENTS[0] + EVENTS[1] + EVENTS[3]
+
+
+@pytest.mark.parametrize("behave", ["sse", "sse_plain"])
+def test_asks_for_the_usage_of_a_stream_and_hides_it(sandbox: Sandbox, double: Double, behave: str) -> None:
+    answer = sandbox.call(body=STREAM, behave=behave, headers="Accept-Encoding: gzip\r\n")
+    assert (answer.body, answer.whole) == (HIDDEN, True)
+    head, body = double.requests[0]
+    assert body == b'{"stream_options":{"include_usage":true}, "stream":true, "model":"m1"}'
+    assert b"Accept-Encoding: identity\r\n" in head
+    assert b"gzip" not in head
+    (record,) = sandbox.records(1)
+    assert (record.model, record.input_tokens, record.output_tokens) == ("m1", 7, 2)
+    assert (record.bytes_in, record.bytes_out) == (len(STREAM), len(HIDDEN))
+
+
+@pytest.mark.parametrize(
+    ("provider", "path", "body"),
+    [
+        ("mock", "/chat/completions", b'{"stream":true,"stream_options":{"include_usage":true}}'),
+        ("mock", "/chat/completions", b'{"stream":false}'),
+        ("mock", "/responses", b'{"stream":true}'),
+        ("unasked", "/v1/chat/completions", b'{"stream":true}'),
+        ("claude", "/v1/messages", b'{"stream":true}'),
+    ],
+)
+def test_other_streams_are_not_touched(sandbox: Sandbox, double: Double, provider: str, path: str, body: bytes) -> None:
+    assert sandbox.call(provider=provider, path=path, body=body, behave="sse").body == b"".join(EVENTS)
+    assert double.requests[0][1] == body
+
+
+def test_a_refused_stream_keeps_its_error(sandbox: Sandbox) -> None:
+    answer = sandbox.call(body=STREAM, behave="limited")
+    assert (answer.status, answer.body) == (429, b'{"error":{"message":"slow down"}}')
+    assert sandbox.call(body=STREAM, behave="json").body == ANSWER
+    answer = sandbox.call(body=STREAM, behave="refused_events")
+    assert (answer.status, answer.body) == (429, b"".join(EVENTS))
+    outcomes = [record.outcome for record in sandbox.records(3)]
+    assert outcomes == ["upstream:http_429", "ok", "upstream:http_429"]
+
+
+def test_a_compressed_stream_passes_though_it_was_asked(sandbox: Sandbox) -> None:
+    answer = sandbox.call(body=STREAM, behave="sse_gzip")
+    assert gzip.decompress(answer.body) == b"".join(EVENTS)
+    assert sandbox.records(1)[0].input_tokens == 7
+
+
+@pytest.mark.parametrize("body", [STREAM, b'{"stream":true,"stream_options":{"include_usage":true}}'])
+def test_a_client_that_leaves_after_the_last_event_had_its_answer(
+    sandbox: Sandbox, double: Double, body: bytes
+) -> None:
+    client = Client(sandbox.port)
+    client.send(sandbox.request(body=body, behave="linger"))
+    client.until(EVENTS[3])
+    # The record is there although the provider has not ended its answer.
+    (record,) = sandbox.records(1)
+    assert (record.outcome, record.input_tokens, record.output_tokens) == ("ok", 7, 2)
+    client.close()
+    assert double.lost.wait(5)
+    assert sandbox.call().status == 200
+    assert [record.outcome for record in sandbox.records(2)] == ["ok", "ok"], "one record each"
+
+
+def test_what_breaks_after_the_last_event_is_not_an_error_of_the_answer(sandbox: Sandbox) -> None:
+    answer = sandbox.call(behave="ended_cut")
+    assert (answer.body, answer.whole) == (b"".join(EVENTS), False)
+    assert sandbox.records(1)[0].outcome == "ok"
+
+
+def test_a_body_that_policy_reads_is_forwarded_however_it_came(sandbox: Sandbox, double: Double) -> None:
+    body = json.dumps({"model": "m1", "text": "x" * 5000}).encode()
+    head = sandbox.request(body=b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    pieces = [body[at : at + 7] for at in range(0, len(body), 7)]
+    raw = head + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    with contextlib.closing(Client(sandbox.port)) as client:
+        for at in range(0, len(raw), 1000):
+            client.send(raw[at : at + 1000])
+        assert client.answer().status == 200
+    assert double.requests[0][1] == body
+    assert b"Content-Length: %d\r\n" % len(body) in double.requests[0][0]
+
+
+def test_one_sandbox_cannot_fill_the_memory_with_bodies(sandbox: Sandbox, gateway: Gateway) -> None:
+    body = b'{"x":"' + b"y" * 299_900 + b'"}'
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(Client(sandbox.port))) for _ in range(5)]
+        for client in clients:
+            client.send(sandbox.request(body=body)[:-10])
+        refused = {client for client in clients if select.select([client.sock], [], [], 0)[0]}
+        while not refused:
+            refused = {client for client in clients if select.select([client.sock], [], [], 1)[0]}
+        (one,) = refused
+        answer = one.answer()
+        assert (answer.status, answer.error["reason"]) == (429, "bodies_waiting")
+        assert gateway.sandbox().call(body=body).status == 200, "others go on"
+        for client in set(clients) - refused:
+            client.send(body[-10:])
+            assert client.answer().status == 200
+    for _ in range(6):
+        assert sandbox.call(body=body).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b'{"model":"m1","tools":[{"type":"web_search"}]}', 403, "provider_tool_denied"),
+        (b'{"messages":[{"content":[{"type":"file","file":{"file_id":"f"}}]}]}', 403, "foreign_id_denied"),
+        (b"not JSON", 400, "body_undecodable"),
+        (b'{"model":"a","model":"b"}', 400, "body_undecodable"),
+    ],
+)
+def test_refused_bodies_reach_nobody(sandbox: Sandbox, double: Double, body: bytes, status: int, reason: str) -> None:
+    with contextlib.closing(Client(sandbox.port)) as client:
+        for content_type in ("application/json", "text/plain"):
+            request = sandbox.request(body=body).replace(b"application/json", content_type.encode())
+            client.send(request)
+            answer = client.answer()
+            assert (answer.status, answer.error["reason"]) == (status, reason)
+    assert double.requests == []
+    assert [record.outcome for record in sandbox.records(2)] == [f"refused:{reason}"] * 2
+
+
+def test_the_operator_allows_tools_and_stored_things(sandbox: Sandbox, double: Double) -> None:
+    body = b'{"tools":[{"type":"web_search"}],"previous_response_id":"r"}'
+    assert sandbox.call(provider="generous", path="/responses", body=body).status == 200
+    assert double.requests[0][1] == body
 
 
 def test_compressed_bodies_pass_untouched_and_are_counted(sandbox: Sandbox, double: Double) -> None:
@@ -116,7 +246,7 @@ def test_a_client_that_leaves_ends_the_call(sandbox: Sandbox, gateway: Gateway, 
 
 def test_a_provider_that_answers_early(sandbox: Sandbox, double: Double) -> None:
     with contextlib.closing(Client(sandbox.port)) as client:
-        client.send(sandbox.request(body=b"x" * 200_000, behave="early")[:-100_000])
+        client.send(sandbox.request(path="/embeddings", body=b"x" * 200_000, behave="early")[:-100_000])
         answer = client.answer()
         assert (answer.status, answer.error["message"]) == (400, "no")
         client.send(b"x" * 100_000)
@@ -220,11 +350,13 @@ def test_any_split_of_the_bytes_makes_no_difference(
     raw = b""
     for body, chunked in bodies:
         if chunked:
-            head = sandbox.request(body=b"", behave="echo").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+            head = sandbox.request("/embeddings", b"", "echo").replace(
+                b"Content-Length: 0", b"Transfer-Encoding: chunked"
+            )
             pieces = [body[at : at + 7] for at in range(0, len(body), 7)]
             raw += head + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
         else:
-            raw += sandbox.request(body=body, behave="echo")
+            raw += sandbox.request("/embeddings", body, "echo")
     with contextlib.closing(Client(sandbox.port)) as client:
         client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         at, turn = 0, 0

@@ -237,7 +237,8 @@ def test_what_follows_a_broken_request_is_never_a_request(sandbox: Sandbox, doub
 
 
 def test_chunked_bodies_pass_and_trailers_do_not(sandbox: Sandbox, double: Double) -> None:
-    raw = HEAD + "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\nX-Behave: echo\r\n\r\n"
+    raw = HEAD.replace("chat/completions", "embeddings")
+    raw += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\nX-Behave: echo\r\n\r\n"
     body = "5;ext=1\r\nhello\r\n6\r\n world\r\n0\r\nAuthorization: Bearer x\r\n\r\n"
     answer = sandbox.call((raw + body).format(token=sandbox.token).encode())
     assert answer.body == b"hello world"

@@ -13,6 +13,7 @@ PROVIDERS = [
     Provider(name=name, **{**fields, "base_url": fields["base_url"] or "https://x.example"})
     for name, fields in known_providers().items()
 ]
+PROVIDERS.append(Provider(name="wide", base_url="https://x.example", allow=("POST /openai/v1/**",), speaks=("openai",)))
 TABLE = Table(PROVIDERS, {"exa": "no key in EXA_API_KEY"})
 ARN = "arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fus.anthropic.claude-v1%3A0"
 
@@ -44,8 +45,8 @@ ARN = "arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fus.anthropic.cl
             *("POST", "azure/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21"),
             *("POST /openai/deployments/*/chat/completions", "my-gpt", "openai"),
         ),
-        ("POST", "azure/openai/v1/chat/completions", "POST /openai/v1/**", None, "openai"),
-        ("POST", "azure/openai/v1/a/b/c", "POST /openai/v1/**", None, "openai"),
+        ("POST", "azure/openai/v1/chat/completions", "POST /openai/v1/chat/completions", None, "openai"),
+        ("POST", "wide/openai/v1/a/b/c", "POST /openai/v1/**", None, "openai"),
         ("POST", "local/v1/messages", "POST /v1/messages", None, "anthropic"),
         ("POST", "local/v1/chat/completions", "POST /v1/chat/completions", None, "openai"),
         ("GET", "brave/res/v1/web/search?q=a%20b%2Fc", "GET /res/v1/web/search", None, "search"),
@@ -150,3 +151,24 @@ def test_any_quoted_name_is_matched_or_refused(name: str) -> None:
         status = 200
         assert match.pattern == "POST /model/*/converse"
     assert status in (200, 400, 403)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "dialect"),
+    [
+        ("POST", "openai/chat/completions", "chat"),
+        ("POST", "openai/responses", "responses"),
+        ("POST", "openai/embeddings", None),
+        ("GET", "openai/models/responses", None),
+        ("POST", "anthropic/v1/messages?beta=true", "messages"),
+        ("POST", "anthropic/v1/messages/count_tokens", "messages"),
+        ("POST", "local/v1/messages", "messages"),
+        ("POST", "google/v1beta/models/g:generateContent", "generate"),
+        ("POST", "google/v1beta/models/g%3AstreamGenerateContent", "generate"),
+        ("POST", "google/v1beta/models/g:embedContent", None),
+        ("POST", "wide/openai/v1/Chat/Completions", "chat"),
+        ("POST", "wide/openai/v1/chat/complet%69ons", "chat"),
+    ],
+)
+def test_dialects(method: str, path: str, dialect: str | None) -> None:
+    assert TABLE.match(method, f"/provider/v1/{path}".encode()).dialect == dialect

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from choir.config import Provider, Timeouts
-from choir.gateway.upstream import Upstream, tls_context
+from choir.gateway.tls import client_context
+from choir.gateway.upstream import Upstream
 
 from .conftest import StartGateway
 from .harness import ANSWER, Double, provider
@@ -32,7 +33,7 @@ def test_the_key_is_in_the_head_and_nowhere_to_be_printed() -> None:
 
 
 def test_tls_is_verified() -> None:
-    context = tls_context()
+    context = client_context()
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2

@@ -126,3 +126,47 @@ def test_a_broken_file_is_an_error_not_an_empty_ledger(tmp_path: Path) -> None:
         Ledger(path).query()
     with pytest.raises(sqlite3.DatabaseError):
         Ledger(path).append([record(1)])
+
+
+def test_what_was_spent(ledger: Ledger) -> None:
+    assert ledger.spent("2026-01-31") == []
+    ledger.append(
+        [
+            record(1, ts="2025-12-31T23:59:59.999Z", cost_usd=1.0),
+            record(2, ts="2026-01-01T00:00:00.000Z", cost_usd=0.25),
+            record(3, ts="2026-01-31T00:00:00.000Z", cost_usd=0.5),
+            record(4, ts="2026-01-31T00:00:00.000Z", cost_usd=None),
+            record(5, ts="2026-01-30T00:00:00.000Z", cost_usd=2.0, user_id="v"),
+            record(6, ts="2026-01-30T00:00:00.000Z", user_id="w"),
+        ]
+    )
+    assert sorted(ledger.spent("2026-01-31")) == [("u", 0.5, 0.75), ("v", 0.0, 2.0)]
+    ledger.close()
+
+
+OLD = """CREATE TABLE usage (seq INTEGER PRIMARY KEY, ts TEXT NOT NULL, request_id TEXT NOT NULL,
+sandbox_id TEXT NOT NULL, user_id TEXT NOT NULL, provider TEXT NOT NULL, model TEXT, route TEXT NOT NULL,
+status INTEGER NOT NULL, outcome TEXT NOT NULL, latency_ms REAL NOT NULL, ttft_ms REAL, bytes_in INTEGER NOT NULL,
+bytes_out INTEGER NOT NULL, input_tokens INTEGER, output_tokens INTEGER, cached_tokens INTEGER, cost_usd REAL)"""
+OLD_ROW = """INSERT INTO usage (ts, request_id, sandbox_id, user_id, provider, model, route, status, outcome,
+latency_ms, bytes_in, bytes_out)
+VALUES ('2026-01-01T00:00:00.000Z', ?, 's', 'u', 'p', 'm', 'POST /x', 200, 'ok', 1.5, 0, 0)"""
+
+
+def test_a_ledger_of_the_first_version_is_read_and_taken_over(ledger: Ledger) -> None:
+    with contextlib.closing(sqlite3.connect(ledger.path)) as old:
+        old.execute(OLD)
+        old.execute(OLD_ROW, ["r0"])
+        old.commit()
+        assert ledger.query() == [record(0)], "before anyone wrote to it"
+        assert ledger.totals()[0].calls == 1
+        ledger.append([record(1, outcome="refused:x", count=7)])
+        assert ledger.query() == [record(1, outcome="refused:x", count=7), record(0)]
+        old.execute(OLD_ROW, ["after a rollback"])
+        old.commit()
+    assert [r.count for r in ledger.query()] == [7, 1, 1]
+    assert (ledger.totals()[0].calls, ledger.totals()[0].failed) == (9, 7)
+    ledger.close()
+    ledger.append([record(3)])
+    assert len(ledger.query()) == 4
+    ledger.close()

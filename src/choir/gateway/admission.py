@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from choir import tokens
-from choir.config import Config, Family, Provider
-from choir.gateway.heads import RequestHead
-from choir.gateway.policy import body_too_large, model_refusal
+from choir.config import Config, Family, Limits, Provider
+from choir.gateway.bounds import unbounded
+from choir.gateway.policy import body_too_large, limited, model_refusal
+from choir.gateway.prices import PriceTable
 from choir.gateway.refusals import Refusal, refused
+from choir.gateway.request_head import RequestHead
 from choir.gateway.routing import Match, Table, Unroutable, family_of, guess_family
 from choir.gateway.sandboxes import Sandbox
 from choir.gateway.upstream import Upstream
@@ -23,6 +25,7 @@ class Settings:
     config: Config
     table: Table
     upstreams: dict[str, Upstream]
+    prices: PriceTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +83,20 @@ def admit(
         refusal = body_too_large(limits)
     elif match.provider.models:
         refusal = _model_refusal_by_path(match, method)
+    if refusal is None and match.billing == "unbounded" and limited(limits):
+        refusal = unbounded(match)
     refusal = refusal or sandbox.budget.reserve(now)
     if refusal is not None:
         return Denied(refusal, match.family, match.provider.name, match.pattern, match.path_model or match.query_model)
     return match
 
 
-def needs_body(match: Match, method: str) -> bool:
+def needs_body(match: Match, method: str, limits: Limits) -> bool:
     """Whether policy has to read the body before anything is forwarded."""
+    if match.dialect is not None:
+        return True
+    if match.billing != "free" and limited(limits):
+        return True
     return bool(match.provider.models) and match.path_model is None and method != "GET"
 
 

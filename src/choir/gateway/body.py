@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import zlib
+from typing import Any
 
 import msgspec
 
@@ -12,6 +15,7 @@ _ENDS = 64 * 1024
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,128})"')
 _KEY = re.compile(rb'\s*"((?:[^"\\]|\\.)*)"\s*:\s*', re.DOTALL)
+_CLOSERS = (b",", b"}")
 _SPACE = re.compile(rb"\s*")
 
 
@@ -50,46 +54,110 @@ def model_in_ends(head: bytes, tail: bytes) -> str | None:
     return found[0].decode("ascii", "replace") if found else None
 
 
-def strict_members(body: bytes) -> dict[str, bytes]:
-    """The members of a JSON object, values as they stand.
+def strict_spans(body: bytes) -> dict[str, tuple[int, int]]:
+    """Where the value of each member of a JSON object begins and ends.
 
     Raises:
         Undecodable: not JSON, not an object, or a key comes twice, so that two readers could see two bodies.
     """
     try:
         members = _members.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable from error
     # The decoder keeps the last of two equal keys. Walking the text with what it kept finds the other.
     at = _skip(body, body.index(b"{") + 1)
-    result: dict[str, bytes] = {}
+    result: dict[str, tuple[int, int]] = {}
     for index, (name, raw) in enumerate(members.items()):
         if index:
             if body[at : at + 1] != b",":
                 raise Undecodable
             at += 1
-        key = _KEY.match(body, at)
         value = bytes(raw)
-        if key is None or not body.startswith(value, key.end()) or _decoded(key[1]) != name:
+        plain = b'"%b":' % name.encode()
+        if body.startswith(plain, at) and '"' not in name and "\\" not in name:  # as most clients write it
+            start = at + len(plain)
+            if not body.startswith(value, start):
+                start = _skip(body, start)
+        else:
+            key = _KEY.match(body, at)
+            if key is None or _decoded(key[1]) != name:
+                raise Undecodable
+            start = key.end()
+        if not body.startswith(value, start):
             raise Undecodable
-        at = _skip(body, key.end() + len(value))
-        result[name] = value
+        end = start + len(value)
+        result[name] = start, end
+        at = end if body[end : end + 1] in _CLOSERS else _skip(body, end)
     if body[at : at + 1] != b"}":
         raise Undecodable
     return result
 
 
-def strict_model(body: bytes) -> str | None:
-    """The ``model`` of a JSON body that must say it in one way only.
+def strict_members(body: bytes) -> dict[str, bytes]:
+    """The members of a JSON object, values as they stand.
 
     Raises:
-        Undecodable: as ``strict_members``.
+        Undecodable: as ``strict_spans``.
     """
-    value = strict_members(body).get("model")
-    if value is None:
+    return {name: body[start:end] for name, (start, end) in strict_spans(body).items()}
+
+
+def strict_value(text: bytes) -> Any:
+    """A JSON value whose objects, at every depth, have each key once.
+
+    Raises:
+        Undecodable: not JSON, or a key comes twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        raise Undecodable from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Undecodable
+    return members
+
+
+def _constant(name: str) -> None:
+    raise Undecodable  # NaN and the infinities are not JSON
+
+
+def inflated(body: bytes, coding: bytes, limit: int) -> bytes:
+    """A body without its content coding.
+
+    Raises:
+        Undecodable: the coding is not known or broken, or the plain body is longer than ``limit`` bytes.
+    """
+    if coding in (b"", b"identity"):
+        return body
+    if coding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise Undecodable
+    inflate = zlib.decompressobj(wbits=47 if b"gzip" in coding else 15)
+    try:
+        plain = inflate.decompress(body, limit)
+    except zlib.error as error:
+        raise Undecodable from error
+    if not inflate.eof or inflate.unused_data:  # cut, too long, or something behind it that another reader might take
+        raise Undecodable
+    return plain
+
+
+def string(value: bytes) -> str | None:
+    """A JSON value that is a string, or None.
+
+    Raises:
+        Undecodable: a string with bytes or escapes that mean nothing.
+    """
+    if not value.startswith(b'"'):
         return None
-    decoded = msgspec.json.decode(value)
-    return decoded if isinstance(decoded, str) else None
+    try:
+        decoded: str = msgspec.json.decode(value, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Undecodable from error
+    return decoded
 
 
 def _skip(body: bytes, at: int) -> int:
@@ -97,6 +165,5 @@ def _skip(body: bytes, at: int) -> int:
     return found.end() if found else at
 
 
-def _decoded(key: bytes) -> str:
-    decoded: str = msgspec.json.decode(b'"' + key + b'"', type=str)
-    return decoded
+def _decoded(key: bytes) -> str | None:
+    return string(b'"' + key + b'"')

@@ -55,6 +55,7 @@ class _Nested(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    type: Any = None
     usage: _Usage | None = None
     message: _Nested | None = None
     response: _Nested | None = None
@@ -77,18 +78,25 @@ _usage = msgspec.json.Decoder(_Usage)
 _google = msgspec.json.Decoder(_GoogleUsage)
 _invocation = msgspec.json.Decoder(_Invocation)
 _MEMBER = re.compile(rb'"(usage|usageMetadata)"\s*:\s*\{')
+_LAST_TYPES = ("message_stop", "response.completed", "response.incomplete", "response.failed")
+"""Of the event that ends an answer: Anthropic's, and OpenAI's responses."""
+_LAST_LINE = b"[DONE]"
+"""The same for OpenAI's chat."""
+_ENDS = tuple(f'"{name}"'.encode() for name in _LAST_TYPES)
 _PAYLOAD = re.compile(rb'"bytes"\s*:\s*"([A-Za-z0-9+/=]+)"')
 
 
 class Counts:
     """Tokens known so far; None is unknown."""
 
-    __slots__ = ("cached", "input", "output")
+    __slots__ = ("cached", "input", "output", "written")
 
     def __init__(self) -> None:
         self.input: int | None = None
         self.output: int | None = None
         self.cached: int | None = None
+        self.written: int | None = None
+        """The part of ``input`` written to a cache; no record has it, but it can have a price of its own."""
 
     def add(self, usage: _Usage | None) -> None:
         """Take over what ``usage`` says; later says win, since streams count up."""
@@ -99,12 +107,14 @@ class Counts:
             self._cached(details.cached_tokens if details else None)
         elif usage.input_tokens is not None:
             read = usage.cache_read_input_tokens
-            self.input = usage.input_tokens + (read or 0) + (usage.cache_creation_input_tokens or 0)
+            self.written = usage.cache_creation_input_tokens
+            self.input = usage.input_tokens + (read or 0) + (self.written or 0)
             details = usage.input_tokens_details
             self._cached(details.cached_tokens if details else read)
         elif usage.inputTokens is not None:
             read = usage.cacheReadInputTokens
-            self.input = usage.inputTokens + (read or 0) + (usage.cacheWriteInputTokens or 0)
+            self.written = usage.cacheWriteInputTokens
+            self.input = usage.inputTokens + (read or 0) + (self.written or 0)
             self._cached(read)
         for output in (usage.completion_tokens, usage.output_tokens, usage.outputTokens):
             if output is not None:
@@ -136,10 +146,12 @@ def _kind(content_type: bytes) -> str:
 class Scanner:
     """Reads one answer as it passes; ``feed`` each piece, then ``finish``."""
 
-    __slots__ = ("_buffer", "_feed", "_inflate", "_kind", "counts")
+    __slots__ = ("_buffer", "_feed", "_inflate", "_kind", "counts", "ended")
 
     def __init__(self, content_type: bytes, content_encoding: bytes = b"") -> None:
         self.counts = Counts()
+        self.ended = False
+        """The event that ends the stream was seen; a caller that has it may leave."""
         self._buffer = b""
         self._inflate: Any = None
         self._kind = _kind(content_type)
@@ -199,13 +211,17 @@ class Scanner:
             return
         rest = piece[end + 1 :]
         self._buffer = rest if len(rest) <= _MAX_LINE else b""
-        if b'"usage' in piece:
+        if b'"usage' in piece or _LAST_LINE in piece or b'"message_stop"' in piece or b'"response.' in piece:
             self._lines(piece[:end])
 
     def _lines(self, block: bytes) -> None:
         for line in block.split(b"\n"):
-            if b'"usage' in line and line.startswith(b"data:"):
+            if not line.startswith(b"data:"):
+                continue
+            if b'"usage' in line or any(mark in line for mark in _ENDS):
                 self._answer(line[5:].strip())
+            elif line[5:].strip() == _LAST_LINE:
+                self.ended = True
 
     def _answer(self, text: bytes) -> bool:
         try:
@@ -217,6 +233,8 @@ class Scanner:
 
     def _take(self, answer: _Answer) -> None:
         counts = self.counts
+        if isinstance(answer.type, str) and answer.type in _LAST_TYPES and self._kind == "events":
+            self.ended = True
         counts.add(answer.usage)
         if answer.message is not None:
             counts.add(answer.message.usage)

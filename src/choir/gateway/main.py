@@ -35,6 +35,7 @@ from choir.errors import ChoirError, ConfigError, StartError
 from choir.gateway import worker
 from choir.gateway.admission import Settings
 from choir.gateway.credentials import Credentials, Unresolved
+from choir.gateway.prices import PriceTable
 from choir.gateway.routing import Table
 from choir.paths import State
 from choir.service import serve
@@ -82,7 +83,8 @@ def settings_loader(start: Start) -> worker.LoadSettings:
             for name in config.providers
         ]
         table = Table(config.providers.values(), disabled)
-        return Settings(config, table, worker.build_upstreams(config, keys, run, wanted)), providers
+        upstreams = worker.build_upstreams(config, keys, run, wanted)
+        return Settings(config, table, upstreams, PriceTable(config.prices)), providers
 
     return load
 

@@ -11,20 +11,27 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from choir.gateway import body, tunnel
+from choir.gateway import accounts, body, tunnel
 from choir.gateway.admission import needs_body
 from choir.gateway.dialects import Scanner
-from choir.gateway.heads import STATUS_LINES, ResponseHead
-from choir.gateway.policy import body_too_large, model_refusal
+from choir.gateway.inspection import inspect
+from choir.gateway.leaks import repeats
+from choir.gateway.policy import Reservation, body_too_large
 from choir.gateway.refusals import Refusal, error_body, error_event, refused, upstream_failed
+from choir.gateway.request_head import uncompressed
+from choir.gateway.response_head import STATUS_LINES, ResponseHead
 from choir.gateway.routing import Match
 from choir.gateway.sandboxes import Sandbox
-from choir.gateway.upstream import Upstream, UpstreamConnection
+from choir.gateway.side_copy import SideCopy
+from choir.gateway.stream_usage import UsageFilter
+from choir.gateway.upstream import Upstream
+from choir.gateway.upstream_connection import UpstreamConnection
 
 if TYPE_CHECKING:
     from choir.gateway.request import Connection, Request
     from choir.gateway.worker import Gateway
 
+GATHERED = 4  # bodies of the greatest length; one sandbox's on their way to be read by policy
 PENDING = 256 * 1024  # bytes of a body that may wait for a connection
 ERROR_BODY = 64 * 1024  # bytes of a provider's error answer, which is read as a whole before it passes
 KEEPALIVE_SECONDS = 15.0
@@ -33,23 +40,30 @@ _GATHERING, _CONNECTING, _SENDING, _STREAMING, _TUNNELLING, _DONE = range(6)
 
 
 class Call:
-    """A ``choir.gateway.upstream.Waiter``."""
+    """A ``choir.gateway.upstream_connection.Waiter``."""
 
     # Most calls never change these; a class holds them so that a call begins cheaply.
     request_done = False
     _connection: UpstreamConnection | None = None
     _task: asyncio.Task[None] | None = None
-    _copy: list[bytes] | None = None
-    _copied = 0
+    _copy: SideCopy | None = None
+    _gathered_bytes = 0
     _pending_bytes = 0
     _bytes_in = 0
     _bytes_out = 0
     _first_byte: float | None = None
     _response: ResponseHead | None = None
     _scanner: Scanner | None = None
+    _filter: UsageFilter | None = None
+    """Hides the usage chunk that the caller did not ask for."""
+    _recorded = False
+    _reservation: Reservation | None = None
+    _sent = False
+    """A provider may have begun to work on it."""
     _error: list[bytes] | None = None
     """A provider's error answer, gathered."""
     _status = 0
+    _provider_status = 0
     _state = _CONNECTING
     _retried = False
     _begun = False
@@ -78,6 +92,7 @@ class Call:
         self._head = request.head
         self._match = match
         self._upstream = upstream
+        self._prices = gateway.settings.prices
         self._started = self._heard = self._spoke = now
         self._wall = wall = time.time()
         self.request_id = gateway.request_ids.new(wall)
@@ -90,8 +105,13 @@ class Call:
         head, method = self._head, self._method
         self._gateway.calls.add(self)
         length = self._length
+        if needs_body(self._match, method, self._sandbox.budget.limits):
+            self._state = _GATHERING
+            self._gathered: list[bytes] = []
+            self._pending = []
+            return
         if self._model is None and length != 0 and b"json" in head.content_type and not head.content_encoding:
-            self._copy = []
+            self._copy = SideCopy()
         if head.websocket:
             framing = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
         elif length is None:
@@ -101,11 +121,7 @@ class Call:
         else:
             framing = b""
         self._pending = [self._upstream.head(method.encode(), self._match.target, head.kept, framing)]
-        if needs_body(self._match, method):
-            self._state = _GATHERING
-            self._copy = []
-        else:
-            self._connect()
+        self._connect()
 
     def request_body(self, piece: bytes) -> None:
         if self._state == _DONE:
@@ -113,61 +129,64 @@ class Call:
         size = len(piece)
         self._bytes_in += size
         self._spoke = time.perf_counter()
-        if self._length is None:
-            if self._bytes_in > self._sandbox.budget.limits.max_body_bytes:
-                self._fail(body_too_large(self._sandbox.budget.limits))
-                return
-            self._pending.append(b"%x\r\n%b\r\n" % (size, piece))
-        else:
-            self._pending.append(piece)
+        if self._length is None and self._bytes_in > self._sandbox.budget.limits.max_body_bytes:
+            self._fail(body_too_large(self._sandbox.budget.limits))
+            return
+        if self._state == _GATHERING:
+            self._gather(piece, size)
+            return
+        self._pending.append(b"%x\r\n%b\r\n" % (size, piece) if self._length is None else piece)
         self._pending_bytes += size
-        copy = self._copy
-        if copy is not None:
-            copy.append(piece)
-            self._copied += size
-            if self._copied > body.SIDE_COPY and self._state != _GATHERING:
-                self._copy_ends()
+        if self._copy is not None:
+            self._copy.feed(piece)
 
-    def _copy_ends(self) -> None:
-        """The body is too long to be kept beside: look at its beginning now and go on with its end alone."""
-        text = b"".join(self._copy or ())
-        if self._model is None:
-            self._model = body.printable(body.model_in_ends(text, b""))
-        self._copy = None if self._model else [text[-body.SIDE_COPY // 2 :]]
-        self._copied = body.SIDE_COPY // 2
+    def _gather(self, piece: bytes, size: int) -> None:
+        budget = self._sandbox.budget
+        self._gathered.append(piece)
+        self._gathered_bytes += size
+        budget.gathered += size
+        if budget.gathered > GATHERED * budget.limits.max_body_bytes:
+            self._fail(refused(429, "bodies_waiting", "too many bytes of bodies are on their way at once.", 1))
+
+    def _ungather(self) -> bytes:
+        text = b"".join(self._gathered)
+        self._gathered = []
+        self._sandbox.budget.gathered -= self._gathered_bytes
+        self._gathered_bytes = 0
+        return text
 
     def request_complete(self) -> None:
         self.request_done = True
         if self._state == _DONE:
             return
-        if self._length is None:
-            self._pending.append(b"0\r\n\r\n")
         if self._state == _GATHERING:
             self._decide()
-        elif self._copy:
-            text = b"".join(self._copy)
-            self._copy = None
-            model = body.model_of(text) if self._bytes_in == len(text) else body.model_in_ends(b"", text)
-            self._model = body.printable(model)
+            return
+        if self._length is None:
+            self._pending.append(b"0\r\n\r\n")
+        if self._copy is not None:
+            self._model = self._copy.finish()
 
     def _decide(self) -> None:
-        """The body is whole: check what it asks for."""
-        text = b"".join(self._copy or ())
-        self._copy = None
-        try:
-            if self._head.content_encoding:
-                raise body.Undecodable
-            model = body.strict_model(text)
-        except body.Undecodable:
-            message = "the provider's models are limited, and the body is not plain JSON with each key once."
-            self._fail(refused(400, "body_undecodable", message))
+        """The body is whole: check what it asks for, and forward it."""
+        text = self._ungather()
+        head, match = self._head, self._match
+        found = inspect(match, text, head.content_encoding, self._sandbox.budget.limits.max_body_bytes)
+        self._model = body.printable(found.model)
+        if found.refusal is not None:
+            self._fail(found.refusal)
             return
-        self._model = body.printable(model)
-        refusal = model_refusal(self._match.provider.models, model)
-        if refusal is not None:
-            self._fail(refusal)
+        reserved = accounts.reserve(self._sandbox, match, self._model, found, self._prices, self._wall)
+        if isinstance(reserved, Refusal):
+            self._fail(reserved)
             return
-        self._state = _CONNECTING
+        self._reservation = reserved
+        kept = head.kept
+        if found.usage_asked:
+            self._filter = UsageFilter()
+            kept = uncompressed(kept)
+        framing = b"Content-Length: %d\r\n" % len(found.body) if found.body or self._method != "GET" else b""
+        self._pending = [self._upstream.head(self._method.encode(), match.target, kept, framing), found.body]
         self._connect()
 
     def request_flush(self) -> None:
@@ -206,6 +225,7 @@ class Call:
             connection.call = self
             self._connection = connection
             self._state = _SENDING
+            self._sent = True
         else:
             self._task = self._gateway.loop.create_task(self._upstream.connect(self))
 
@@ -217,6 +237,7 @@ class Call:
         connection.call = self
         self._connection = connection
         self._state = _SENDING
+        self._sent = True
         self._heard = time.perf_counter()
         self.request_flush()
         if not self._paused_by_upstream and not self.request_done:
@@ -265,7 +286,7 @@ class Call:
     def response_head(self, status: int, block: bytes) -> None:
         self._heard = time.perf_counter()
         self._state = _STREAMING
-        self._status = status
+        self._status = self._provider_status = status
         head = self._response = ResponseHead(block, self._upstream.secret)
         name = self._match.provider.name
         if status == 101:
@@ -279,10 +300,15 @@ class Call:
                 )
             )
         elif status >= 400:
-            self._error = []
+            self._error, self._filter = [], None
         else:
             bodyless = status in (204, 304)
             self._ends_with_connection = head.length is None and not head.chunked and not bodyless
+            if self._filter is not None:
+                if head.is_event_stream and head.content_encoding in (b"", b"identity"):
+                    head.length = None  # what is hidden makes it shorter
+                else:
+                    self._filter = None
             if bodyless:
                 framing = b""
             elif head.length is not None:
@@ -299,7 +325,6 @@ class Call:
             return
         if self._first_byte is None:
             self._first_byte = time.perf_counter()
-        self._bytes_out += len(piece)
         scanner = self._scanner
         if scanner is None:
             head = self._response
@@ -307,6 +332,13 @@ class Call:
                 return
             scanner = self._scanner = Scanner(head.content_type, head.content_encoding)
         scanner.feed(piece)
+        if self._filter is not None:
+            piece = self._filter.feed(piece)
+            if not piece:
+                return
+        self._bytes_out += len(piece)
+        if scanner.ended and not self._recorded and self._error is None:
+            self._record("ok")  # the caller may leave as soon as it has this
         if self._error is not None:
             self._error.append(piece)
             if self._bytes_out > ERROR_BODY:
@@ -341,7 +373,9 @@ class Call:
             self._provider_refused(head, b"".join(self._error))
             return
         if head.length is None and self._status not in (204, 304):
-            self._out.append(b"0\r\n\r\n")
+            rest = self._filter.finish() if self._filter is not None else b""
+            self._bytes_out += len(rest)
+            self._out.append(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if rest else b"0\r\n\r\n")
         down, out = self._down, b"".join(self._out)
         self._finish("ok")
         down.write(out)
@@ -473,6 +507,7 @@ class Call:
             and response.is_event_stream
             and not response.content_encoding
             and response.length is None
+            and not self._recorded
         ):
             event = error_event(family, refusal, self.request_id)
             out += b"%x\r\n%b\r\n" % (len(event), event)
@@ -493,10 +528,27 @@ class Call:
             self._connection = None
         self._sandbox.budget.release()
         self._gateway.calls.discard(self)
+        if not self._recorded:
+            self._record(outcome)
+        self._pending.clear()
+        self._copy = self._error = None
+        if self._gathered_bytes:
+            self._ungather()
+        self._out = []
+
+    def _record(self, outcome: str) -> None:
+        """Once, before what ends the answer is written."""
+        self._recorded = True
         match, head = self._match, self._response
         counts = self._scanner.finish() if self._scanner is not None else None
         if counts is not None and head is not None and counts.input is None:
             counts.input, counts.output = head.input_tokens, counts.output or head.output_tokens
+        reservation, self._reservation = self._reservation, None
+        billed = self._sent and (self._response is None or self._provider_status < 300)
+        cost = accounts.settle(
+            *(self._sandbox, match, self._model, reservation, counts),
+            *(outcome == "ok", billed, self._prices, self._wall),
+        )
         self._gateway.record(
             self._sandbox,
             self._wall,
@@ -511,23 +563,5 @@ class Call:
             self._bytes_out,
             self._first_byte,
             counts,
+            cost,
         )
-        self._pending.clear()
-        self._copy = self._error = None
-        self._out = []
-
-
-def repeats(text: bytes, encoding: bytes, secret: bytes) -> bool:
-    """Whether an error answer holds the key, as far as it can be read; what cannot be read counts as if it did."""
-    if encoding in (b"", b"identity"):
-        return secret in text
-    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
-        return True
-    import zlib
-
-    try:
-        inflate = zlib.decompressobj(wbits=47 if b"gzip" in encoding else 15)
-        plain = inflate.decompress(text, 16 * ERROR_BODY)
-    except zlib.error:
-        return True
-    return secret in plain or bool(inflate.unconsumed_tail)

@@ -10,9 +10,11 @@ import httptools
 
 from choir.config import Family
 from choir.gateway.admission import Denied, admit, authenticate
-from choir.gateway.heads import MAX_HEAD, STATUS_LINES, Chunks, RequestHead, head_refusal, split_length
+from choir.gateway.framing import MAX_HEAD, Chunks, split_length
 from choir.gateway.refusals import Refusal, error_body, error_headers, refused
 from choir.gateway.relay import Call
+from choir.gateway.request_head import RequestHead, head_refusal
+from choir.gateway.response_head import STATUS_LINES
 from choir.gateway.routing import guess_family
 from choir.gateway.sandboxes import MAX_CONNECTIONS, Sandbox
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from choir.config import Family, Provider
@@ -27,6 +28,24 @@ _NAMES_A_MODEL = frozenset((b"model", b"models", b"deployments"))
 _CACHE_SIZE = 4096
 
 
+Dialect = Literal["chat", "responses", "messages", "generate"]
+"""Bodies that policy reads: OpenAI's two, Anthropic's and Google's."""
+_ENDINGS: tuple[tuple[bytes, Dialect], ...] = (
+    (b"/chat/completions", "chat"),
+    (b"/responses", "responses"),
+    (b"/messages", "messages"),
+    (b"/messages/count_tokens", "messages"),
+    (b":generatecontent", "generate"),
+    (b":streamgeneratecontent", "generate"),
+)
+
+
+Billing = Literal["free", "request", "input", "output", "unbounded"]
+"""What a call can cost: nothing, a price per call, the tokens it sends, those it gets as well, or who knows."""
+_FREE = (b"/count_tokens", b":counttokens", b"/estimate-token-count", b"/moderations", b"/api/show")
+_INPUT_ONLY = (b"/embeddings", b":embedcontent", b":batchembedcontents", b"/api/embed")
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """An authorised destination."""
@@ -40,6 +59,9 @@ class Match:
     path_model: str | None
     query_model: str | None
     websocket: bool
+    dialect: Dialect | None
+    """What the body is read as."""
+    billing: Billing
 
 
 class Unroutable(Exception):  # noqa: N818 - carries the answer
@@ -128,6 +150,7 @@ class Table:
         query_model = _query_model(query, provider)
         for route in self._routes.get((provider.name, method), ()):
             if route.matches(segments, slashed):
+                dialect = _dialect(segments) if method == "POST" else None
                 return Match(
                     provider=provider,
                     pattern=route.pattern,
@@ -136,6 +159,8 @@ class Table:
                     path_model=_model(segments[route.model_at]) if route.model_at >= 0 else None,
                     query_model=query_model,
                     websocket=method == "GET" and segments[-1] == b"realtime",
+                    dialect=dialect,
+                    billing=_billing(provider, method, segments, dialect),
                 )
         raise Unroutable(
             refused(
@@ -165,6 +190,25 @@ def guess_family(target: bytes) -> Family:
     if b"/v1beta/" in target or b":generateContent" in target or b":streamGenerateContent" in target:
         return "google"
     return "openai"
+
+
+def _dialect(segments: list[bytes]) -> Dialect | None:
+    # Some servers do not mind case.
+    path = b"/" + b"/".join(segments).lower()
+    return next((dialect for ending, dialect in _ENDINGS if path.endswith(ending)), None)
+
+
+def _billing(provider: Provider, method: str, segments: list[bytes], dialect: Dialect | None) -> Billing:
+    path = b"/" + b"/".join(segments).lower()
+    if path.endswith(_FREE):
+        return "free"
+    if dialect is not None:
+        return "output"
+    if provider.speaks == ("search",):
+        return "request"
+    if method == "GET":
+        return "unbounded" if segments[-1] == b"realtime" else "free"
+    return "input" if path.endswith(_INPUT_ONLY) else "unbounded"
 
 
 def _compile(pattern: str, path: str) -> _Route:

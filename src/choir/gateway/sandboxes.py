@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from choir import tokens
 from choir.config import Limits
 from choir.errors import ChoirError, TokenError
-from choir.gateway.policy import Budget
+from choir.gateway.floods import Floods
+from choir.gateway.policy import Budget, Spending
 from choir.gateway.refusals import Refusal, refused
 
 MAX_CONNECTIONS = 512
@@ -30,13 +31,32 @@ class Closable(Protocol):
 class Sandbox:
     """One caller. Its identity is the listener a call came in on and the token, both."""
 
-    __slots__ = ("_key", "budget", "connections", "lease_until", "listener", "role", "sandbox_id", "user_id")
+    __slots__ = (
+        "_key",
+        "budget",
+        "connections",
+        "floods",
+        "lease_until",
+        "listener",
+        "role",
+        "sandbox_id",
+        "spending",
+        "user_id",
+    )
 
-    def __init__(self, sandbox_id: str, user_id: str, role: str, limits: Limits, token_key: bytes) -> None:
+    def __init__(
+        self, sandbox_id: str, user_id: str, role: str, limits: Limits, token_key: bytes, spending: Spending
+    ) -> None:
+        """
+        Args:
+            spending: of the user; shared by all of the user's sandboxes.
+        """
         self.sandbox_id = sandbox_id
         self.user_id = user_id
         self.role = role
         self.budget = Budget(limits)
+        self.spending = spending
+        self.floods = Floods()
         self.lease_until = 0.0
         self.listener: Listener | None = None
         self.connections: set[Closable] = set()
@@ -149,12 +169,20 @@ class Registry:
         limits: Limits,
         protocol: Callable[[Sandbox], asyncio.BaseProtocol],
         log: Callable[[str], None],
+        left: Callable[[Sandbox], None] = lambda sandbox: None,
     ) -> None:
+        """
+        Args:
+            left: told of a sandbox that is no longer attached.
+        """
+        self._left = left
         self._token_key = token_key
         self._limits = limits
         self._protocol = protocol
         self._log = log
         self.sandboxes: dict[str, Sandbox] = {}
+        self.spendings: dict[str, Spending] = {}
+        """By user; kept after the last sandbox has gone."""
 
     def attach(self, sandbox_id: str, user_id: str, role: str, lease_until: float, descriptor: int) -> None:
         """Take over ``descriptor`` as the sandbox's listener; an older one of the same id is replaced.
@@ -168,7 +196,10 @@ class Registry:
             self.detach(sandbox_id)
             sandbox = None
         if sandbox is None:
-            sandbox = self.sandboxes[sandbox_id] = Sandbox(sandbox_id, user_id, role, self._limits, self._token_key)
+            spending = self.spendings.setdefault(user_id, Spending())
+            sandbox = self.sandboxes[sandbox_id] = Sandbox(
+                sandbox_id, user_id, role, self._limits, self._token_key, spending
+            )
         elif sandbox.listener is not None:
             sandbox.listener.close()
         sandbox.role = role
@@ -190,6 +221,7 @@ class Registry:
         sandbox = self.sandboxes.pop(sandbox_id, None)
         if sandbox is not None:
             sandbox.close()
+            self._left(sandbox)
 
     def expire(self, now: float) -> None:
         """Drop the sandboxes whose lease has ended."""

@@ -110,6 +110,24 @@ class Recorder:
         """Whether a further record has a place: the journal, or memory while that cannot be written."""
         return not self._journal_failing or len(self._waiting) < MAX_WAITING
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether the ledger has everything an earlier process left."""
+        return not self._missed
+
+    @property
+    def waiting(self) -> int:
+        """Records in memory that are not in the ledger yet."""
+        return len(self._waiting)
+
+    @property
+    def ledger_failing(self) -> bool:
+        return self._failing or self._missed
+
+    @property
+    def journal_failing(self) -> bool:
+        return self._journal_failing
+
     def record(self, record: UsageRecord) -> None:
         """Make a record durable and hand it on. Call it before the last byte of the answer is written."""
         line = _encode(record) + b"\n"

@@ -18,12 +18,16 @@ import uvloop
 
 from choir.config import Config
 from choir.contract import ProviderStatus, UsageRecord
-from choir.errors import ChoirError
+from choir.errors import ChoirError, StartError
 from choir.gateway.admission import Denied, Settings
 from choir.gateway.control import Control
 from choir.gateway.dialects import Counts
 from choir.gateway.journal import Journal
+from choir.gateway.metrics import Metrics
+from choir.gateway.metrics_server import MetricsServer
 from choir.gateway.orphans import replay_orphans
+from choir.gateway.policy import Spending, has_money_limit
+from choir.gateway.prices import USD
 from choir.gateway.refusals import Refusal, refused
 from choir.gateway.relay import Call
 from choir.gateway.request import Connection
@@ -56,9 +60,12 @@ class Gateway:
         self.settings = settings
         self.calls: set[Call] = set()
         self.request_ids = RequestIds()
-        self.registry = Registry(token_key, settings.config.limits, lambda sandbox: Connection(self, sandbox), log)
+        self.registry = Registry(
+            token_key, settings.config.limits, lambda sandbox: Connection(self, sandbox), log, self._left
+        )
         self._timestamps = Timestamps()
         self._recorder = recorder
+        self._metrics = Metrics()
         self._draining = False
         self._told_refusing = False
         self._ticker = loop.call_later(self._tick_seconds(), self._tick)
@@ -90,8 +97,15 @@ class Gateway:
         bytes_out: int,
         first_byte: float | None = None,
         counts: Counts | None = None,
+        cost: int | None = None,
     ) -> None:
-        """Write the record of a call. ``started`` and ``first_byte`` are of ``time.perf_counter``."""
+        """Write the record of a call. ``started`` and ``first_byte`` are of ``time.perf_counter``, ``cost`` is in
+        picodollars."""
+        now = time.perf_counter()
+        waited = None if first_byte is None else first_byte - started
+        self._metrics.call(provider, status, outcome, now - started, waited, bytes_in, bytes_out, counts, cost)
+        if outcome.startswith("refused:") and not sandbox.floods.count(outcome, status, bytes_out, wall, now):
+            return
         self._recorder.record(
             UsageRecord(
                 ts=self._timestamps.format(wall),
@@ -103,13 +117,14 @@ class Gateway:
                 route=route,
                 status=status,
                 outcome=outcome,
-                latency_ms=int((time.perf_counter() - started) * 1e6) / 1e3,
-                ttft_ms=None if first_byte is None else int((first_byte - started) * 1e6) / 1e3,
+                latency_ms=int((now - started) * 1e6) / 1e3,
+                ttft_ms=None if waited is None else int(waited * 1e6) / 1e3,
                 bytes_in=bytes_in,
                 bytes_out=bytes_out,
                 input_tokens=counts.input if counts is not None else None,
                 output_tokens=counts.output if counts is not None else None,
                 cached_tokens=counts.cached if counts is not None else None,
+                cost_usd=None if cost is None else cost / USD,
             )
         )
 
@@ -119,6 +134,42 @@ class Gateway:
             *(sandbox, time.time(), started, request_id, denied.provider, denied.model, denied.route),
             *(refusal.status, refusal.outcome, 0, bytes_out),
         )
+
+    def metrics(self) -> bytes:
+        """See ``choir.gateway.metrics``."""
+        sandboxes, recorder = self.registry.sandboxes.values(), self._recorder
+        return self._metrics.render(
+            {
+                "choir_open_calls": len(self.calls),
+                "choir_sandboxes": len(sandboxes),
+                "choir_connections": sum(len(sandbox.connections) for sandbox in sandboxes),
+                "choir_records_waiting": recorder.waiting,
+                "choir_ledger_failing": int(recorder.ledger_failing),
+                "choir_journal_failing": int(recorder.journal_failing),
+            }
+        )
+
+    def _record_floods(self, sandbox: Sandbox, now: float, at_once: bool = False) -> None:
+        for summary in sandbox.floods.due(now, at_once):
+            self._recorder.record(
+                UsageRecord(
+                    ts=self._timestamps.format(summary.since),
+                    request_id=self.new_request_id(),
+                    sandbox_id=sandbox.sandbox_id,
+                    user_id=sandbox.user_id,
+                    provider="",
+                    model=None,
+                    route="",
+                    status=summary.status,
+                    outcome=summary.outcome,
+                    latency_ms=0.0,
+                    bytes_out=summary.bytes_out,
+                    count=summary.count,
+                )
+            )
+
+    def _left(self, sandbox: Sandbox) -> None:
+        self._record_floods(sandbox, time.perf_counter(), at_once=True)
 
     def replace(self, settings: Settings) -> None:
         """Put new settings in force. Open calls keep theirs."""
@@ -139,6 +190,7 @@ class Gateway:
         await asyncio.sleep(0.05)  # what was written may leave
         self._ticker.cancel()
         for sandbox in self.registry.sandboxes.values():
+            self._left(sandbox)
             for connection in list(sandbox.connections):
                 connection.close()
         for upstream in self.settings.upstreams.values():
@@ -154,6 +206,7 @@ class Gateway:
         for call in list(self.calls):
             call.tick(now)
         for sandbox in list(self.registry.sandboxes.values()):
+            self._record_floods(sandbox, now)
             for connection in list(sandbox.connections):
                 connection.tick(now)
         loop_now = self.loop.time()
@@ -169,6 +222,32 @@ def build_upstreams(
     return {
         name: Upstream(config.providers[name], key, str(run), config.timeouts, wanted) for name, key in keys.items()
     }
+
+
+def load_spendings(gateway: Gateway, ledger: Ledger, complete: bool) -> None:
+    """What each user has spent before, so that a restart forgets nothing.
+
+    Args:
+        complete: whether the ledger has all records.
+
+    Raises:
+        StartError: ``spending_unknown``; money is limited and what was spent cannot be read.
+    """
+    wall = time.time()
+    today = time.strftime("%Y-%m-%d", time.gmtime(wall))
+    try:
+        spent = ledger.spent(today)
+    except (sqlite3.Error, OSError):
+        spent, complete = [], False
+    if not complete and has_money_limit(gateway.settings.config.limits):
+        raise StartError(
+            "spending_unknown",
+            f"Money is limited, and what was spent cannot be read from the ledger {ledger.path}.",
+            "Make it readable and writable, or remove usd_per_day and usd_per_month.",
+        )
+    for user_id, day, month in spent:
+        spending = gateway.registry.spendings.setdefault(user_id, Spending())
+        spending.load(round(day * USD), round(month * USD), wall)
 
 
 def run(
@@ -204,6 +283,7 @@ async def _serve(
     recorder = Recorder(Journal(state.journal), ledger, log)
     recorder.start()
     gateway = Gateway(loop, settings, recorder, token_key)
+    load_spendings(gateway, ledger, recorder.caught_up)
 
     def reload() -> list[ProviderStatus]:
         new, providers = load(lambda service: wanted[0].want(service))
@@ -217,6 +297,11 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload_logged, control)
     control.start()
+    metrics = MetricsServer(state.metrics_socket, gateway.metrics)
+    try:
+        await metrics.start()
+    except OSError as error:
+        log(f"no metrics: {state.metrics_socket}: {error.strerror}")
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -224,6 +309,7 @@ async def _serve(
     await stop.wait()
     await gateway.drain()
     control.close()
+    metrics.close()
     await loop.run_in_executor(None, recorder.stop)
 
 

@@ -14,20 +14,32 @@ from choir.contract import UsageRecord
 
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
 _TYPES = {
-    **dict.fromkeys(("status", "bytes_in", "bytes_out", "input_tokens", "output_tokens", "cached_tokens"), "INTEGER"),
+    **dict.fromkeys(
+        ("status", "bytes_in", "bytes_out", "input_tokens", "output_tokens", "cached_tokens", "count"), "INTEGER"
+    ),
     **dict.fromkeys(("latency_ms", "ttft_ms", "cost_usd"), "REAL"),
 }
 _NULLABLE = ("model", "ttft_ms", "input_tokens", "output_tokens", "cached_tokens", "cost_usd")
+_DEFAULTS = {"count": 1}
+"""Of the columns that came later. What an older Choir wrote, or writes after a rollback, has them by default."""
+
+
+def _declaration(name: str) -> str:
+    null = "" if name in _NULLABLE else " NOT NULL"
+    default = f" DEFAULT {_DEFAULTS[name]}" if name in _DEFAULTS else ""
+    return f"{name} {_TYPES.get(name, 'TEXT')}{null}{default}"
+
+
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS usage (seq INTEGER PRIMARY KEY, {})".format(
-        ", ".join(f"{name} {_TYPES.get(name, 'TEXT')}{'' if name in _NULLABLE else ' NOT NULL'}" for name in _FIELDS)
-    ),
+    f"CREATE TABLE IF NOT EXISTS usage (seq INTEGER PRIMARY KEY, {', '.join(map(_declaration, _FIELDS))})",
     "CREATE UNIQUE INDEX IF NOT EXISTS usage_request_id ON usage (request_id)",
     "CREATE INDEX IF NOT EXISTS usage_ts ON usage (ts)",
 )
 _COLUMNS = ", ".join(_FIELDS)
 _ROW = f"({', '.join('?' * len(_FIELDS))})"
 _INSERT = f"INSERT OR IGNORE INTO usage ({_COLUMNS}) VALUES "  # noqa: S608 - our own names
+_TABLE = "{table}"
+"""Stands for the table in a query."""
 _ROWS = 100
 """Rows of one statement. Each statement is one step without the interpreter's lock."""
 _BUSY_SECONDS = 2.0
@@ -40,6 +52,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     model: str | None
     calls: int
+    """Refusals that share a record count one by one."""
     failed: int
     """Calls whose outcome was not ``ok``."""
     input_tokens: int | None
@@ -83,8 +96,13 @@ class Ledger:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             with connection:
+                connection.execute("BEGIN IMMEDIATE")  # gateways that start at the same moment take turns
                 for statement in _SCHEMA:
                     connection.execute(statement)
+                there = _columns(connection)
+                for name in _DEFAULTS:
+                    if name not in there:
+                        connection.execute(f"ALTER TABLE usage ADD COLUMN {_declaration(name)}")
         except sqlite3.Error:
             connection.close()
             raise
@@ -106,7 +124,10 @@ class Ledger:
             since: only calls that started then or later, RFC 3339 in UTC as in the records.
         """
         where, values = _where(since=since, sandbox_id=sandbox_id, user_id=user_id)
-        rows = self._read(f"SELECT {_COLUMNS} FROM usage{where} ORDER BY ts DESC, seq DESC LIMIT ?", [*values, limit])  # noqa: S608
+        rows = self._read(
+            f"SELECT {_COLUMNS} FROM {_TABLE}{where} ORDER BY ts DESC, seq DESC LIMIT ?",  # noqa: S608
+            [*values, limit],
+        )
         return [msgspec.convert(dict(zip(_FIELDS, row, strict=True)), UsageRecord) for row in rows]
 
     def totals(
@@ -119,12 +140,25 @@ class Ledger:
             for name in ("input_tokens", "output_tokens", "cached_tokens", "cost_usd", "bytes_in", "bytes_out")
         )
         rows = self._read(
-            f"SELECT user_id, provider, model, COUNT(*), SUM(outcome <> 'ok'), {sums} FROM usage{where}"  # noqa: S608
-            " GROUP BY user_id, provider, model ORDER BY COUNT(*) DESC, user_id, provider, model",
+            f"SELECT user_id, provider, model, SUM(count), SUM(count * (outcome <> 'ok')), {sums} FROM {_TABLE}{where}"  # noqa: S608
+            " GROUP BY user_id, provider, model ORDER BY SUM(count) DESC, user_id, provider, model",
             values,
         )
         names = [field.name for field in msgspec.structs.fields(Totals)]
         return [msgspec.convert(dict(zip(names, row, strict=True)), Totals) for row in rows]
+
+    def spent(self, day: str) -> list[tuple[str, float, float]]:
+        """What each user spent on ``day`` and in its month until then, in USD, as far as it is known.
+
+        Args:
+            day: YYYY-MM-DD, in UTC.
+        """
+        rows = self._read(
+            f"SELECT user_id, SUM(cost_usd * (ts >= ?)), SUM(cost_usd) FROM {_TABLE}"  # noqa: S608
+            " WHERE ts >= ? AND cost_usd IS NOT NULL GROUP BY user_id",
+            [day, day[:7]],
+        )
+        return msgspec.convert(rows, list[tuple[str, float, float]])
 
     def _read(self, sql: str, values: list[object]) -> list[tuple[object, ...]]:
         try:
@@ -134,13 +168,24 @@ class Ledger:
                 raise
             return []
         try:
-            return connection.execute(sql, values).fetchall()
+            return connection.execute(sql.replace(_TABLE, _table(connection), 1), values).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):  # just being made
                 return []
             raise
         finally:
             connection.close()
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    return {name for _, name, *_ in connection.execute("PRAGMA table_info(usage)")}
+
+
+def _table(connection: sqlite3.Connection) -> str:
+    """The table, with what it lacks while no newer Choir has written to it."""
+    there = _columns(connection)
+    lacking = [f"{default} AS {name}" for name, default in _DEFAULTS.items() if name not in there]
+    return f"(SELECT *, {', '.join(lacking)} FROM usage)" if there and lacking else "usage"  # noqa: S608
 
 
 def _where(**equal: str | None) -> tuple[str, list[object]]:

@@ -1,0 +1,63 @@
+"""The one look at a body that policy reads before anything of it is forwarded (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from choir.gateway import body_policy
+from choir.gateway.body import Undecodable, inflated, strict_spans, string
+from choir.gateway.bounds import output_bound
+from choir.gateway.policy import model_refusal
+from choir.gateway.refusals import Refusal, refused
+from choir.gateway.routing import Match
+from choir.gateway.stream_usage import asking
+
+_UNDECODABLE = "policy has to read the body, and it is not a plain or gzipped JSON object with each key once."
+
+
+@dataclass(slots=True)
+class Inspected:
+    """What was found."""
+
+    body: bytes
+    """To be forwarded."""
+    model: str | None = None
+    refusal: Refusal | None = None
+    usage_asked: bool = False
+    """``body`` asks for a usage chunk that the caller did not ask for."""
+    input_bound: int = 0
+    """Tokens of the plain body at most."""
+    output_bound: int | None = None
+    """Tokens of the answer at most, as the body says it."""
+
+
+def inspect(match: Match, body: bytes, coding: bytes, max_body_bytes: int) -> Inspected:
+    """Judge a whole body.
+
+    Args:
+        coding: the Content-Encoding, lower case.
+        max_body_bytes: of the plain body too.
+    """
+    found = Inspected(body, match.path_model)
+    provider, dialect = match.provider, match.dialect
+    if match.billing == "request" and not provider.models:  # gathered only because something is limited
+        return found
+    try:
+        plain = inflated(body, coding, max_body_bytes)
+        spans = strict_spans(plain)
+        found.input_bound = len(plain)
+        if dialect is not None:
+            found.output_bound = output_bound(dialect, plain, spans)
+        if match.path_model is None and "model" in spans:
+            found.model = string(plain[slice(*spans["model"])])
+        if match.path_model is None:
+            found.refusal = model_refusal(provider.models, found.model)
+        if dialect is not None and found.refusal is None:
+            found.refusal = body_policy.refusal(provider, dialect, plain, spans)
+        if dialect == "chat" and provider.ask_usage and plain is body and found.refusal is None:
+            changed = asking(body, spans)
+            if changed is not None:
+                found.body, found.usage_asked = changed, True
+    except Undecodable:
+        found.refusal = refused(400, "body_undecodable", _UNDECODABLE)
+    return found
