@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from choir.cli import main as cli
@@ -28,6 +29,11 @@ def test_unknown_is_a_dash_and_zero_is_zero() -> None:
     cells = dict(zip(HEADINGS, row(RECORD), strict=True))
     assert (cells["in"], cells["out"], cells["model"], cells["first"]) == ("-", "0", "-", "-")
     assert cells["time"] == "1,234 ms"
+
+
+def test_refusals_that_were_counted_together_say_how_many() -> None:
+    flood = msgspec.structs.replace(RECORD, status=429, outcome="refused:requests_per_minute", count=70)
+    assert row(flood)[4] == "429 refused:requests_per_minute ×70"
 
 
 def test_columns_line_up() -> None:

@@ -30,6 +30,8 @@ def usage(state: State, arguments: argparse.Namespace) -> int:
 def row(record: UsageRecord) -> tuple[str, ...]:
     """One call as columns; unknown is a dash."""
     status = str(record.status) if record.outcome == "ok" else f"{record.status} {record.outcome}"
+    if record.count > 1:
+        status += f" ×{record.count}"
     return (
         record.ts[:19].replace("T", " "),
         record.user_id,
