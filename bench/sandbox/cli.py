@@ -38,7 +38,7 @@ def main(rounds: int) -> None:
             assert up.poll() is None, "choir up did not start"
         cases = {
             "bwrap … true": lambda: bare("true"),
-            "bwrap … python -c pass": lambda: bare(sys.executable, "-I", "-c", "pass"),
+            "bwrap … python -c pass": lambda: bare(sys.executable, "-c", "pass"),
             "choir run -- true, choir up running": lambda: run(f"{folder}/up", folder),
             "choir run -- true, alone": lambda: run(f"{folder}/alone", folder),
         }

@@ -93,7 +93,7 @@ async def main(rounds: int) -> None:
 
         for number in range(rounds + 1):
             timed("bwrap … true", lambda: bare("true"))
-            timed("bwrap … python -c pass", lambda: bare(inspect().python, "-c", "pass"))
+            timed("bwrap … python -c pass", lambda: bare(sys.executable, "-c", "pass"))
             await sandbox("choir: true, to its end", spec("true"), end)
             await sandbox("choir: desktop, to its first 200", spec(), answer)
             if number == 0:  # caches are warm now

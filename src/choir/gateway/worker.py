@@ -187,7 +187,8 @@ class Gateway:
             await asyncio.sleep(0.02)
         for call in list(self.calls):
             call.cut("gateway_stopping", "the gateway is being stopped.")
-        await asyncio.sleep(0.05)  # what was written may leave
+        if any(sandbox.connections for sandbox in self.registry.sandboxes.values()):
+            await asyncio.sleep(0.05)  # what was written may leave
         self._ticker.cancel()
         for sandbox in self.registry.sandboxes.values():
             self._left(sandbox)
