@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -127,7 +128,8 @@ def tree(code: str) -> subprocess.Popen[str]:
 
 def kill(process: subprocess.Popen[str]) -> None:
     for pid in reversed(module_pids(process.pid)):
-        os.kill(pid, 9)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
     process.communicate()
 
 
@@ -149,7 +151,8 @@ def test_processor_time_of_the_whole_tree() -> None:
 def states(pid: int) -> set[str]:
     found = set()
     for each in module_pids(pid)[1:]:
-        with open(f"/proc/{each}/stat") as file:
+        # One that runs may have ended since it was listed.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{each}/stat") as file:
             found.add(file.read().rpartition(")")[2].split()[0])
     return found
 
