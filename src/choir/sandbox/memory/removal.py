@@ -1,0 +1,82 @@
+"""Documents taken out of the index, every word of them: no posting stays behind."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from choir.sandbox.memory import index as layout
+from choir.sandbox.memory.index import SLOT, Index, checksum_of
+from choir.sandbox.memory.postings import PAGE_BITS, DamagedIndexError, Slots, decode, encode
+
+
+def remove(index: Index, contents: dict[int, str]) -> None:
+    """Take documents out, every word of them: no posting stays behind."""
+    pages: dict[int, list[int]] = {}
+    for doc in contents:
+        pages.setdefault(doc >> PAGE_BITS, []).append(doc)
+    for number, docs in pages.items():
+        while index.pages[number].state == "merging":
+            index.merge(number)
+        slots = np.array(sorted(doc & SLOT for doc in docs), np.uint16)
+        page = index.pages[number]
+        if page.state == "merged":
+            _remove_rows(index, number, slots, {key for doc in docs for key in index.tokenizer.keys(contents[doc])})
+        for doc in docs:
+            index.documents.remove(doc)
+            if (doc & SLOT) >= page.tail.start:
+                page.tail.remove(doc & SLOT)
+        for start, segment in list(page.segments.items()):
+            if ((slots >= start) & (slots < start + layout.SEGMENT)).any():
+                page.segments[start] = segment.without(slots)
+                index.db.execute(
+                    "UPDATE memory_segments SET postings = ? WHERE page = ? AND start = ?",
+                    (page.segments[start].pack(), number, start),
+                )
+    index.forget_cached()
+
+
+def _remove_rows(index: Index, number: int, slots: Slots, keys: set[int]) -> None:
+    entries = checksum = 0
+    for key in sorted(keys):
+        row = key << PAGE_BITS | number
+        found = index.db.execute("SELECT postings FROM memory_postings WHERE key = ?", (row,)).fetchone()
+        if found is None:
+            raise DamagedIndexError("a posting list is missing")
+        old = decode(found[0])
+        new = old.without(slots)
+        entries += len(new.slots) - len(old.slots)
+        checksum -= checksum_of(row, found[0])
+        if len(new.slots):
+            data = encode(new)
+            checksum += checksum_of(row, data)
+            index.db.execute(
+                "UPDATE memory_postings SET entries = ?, postings = ? WHERE key = ?", (len(new.slots), data, row)
+            )
+        else:
+            index.db.execute("DELETE FROM memory_postings WHERE key = ?", (row,))
+    index.db.execute(
+        "UPDATE memory_pages SET entries = entries + ?, checksum = checksum + ? WHERE page = ?",
+        (entries, checksum, number),
+    )
+
+
+def write_columns(index: Index, docs: set[int]) -> None:
+    """Store the columns anew where these documents are; their length, time or neighbours changed."""
+    for number in {doc >> PAGE_BITS for doc in docs}:
+        page = index.pages[number]
+        base = number << PAGE_BITS
+        if page.state == "merged":
+            index.db.execute(
+                "UPDATE memory_pages SET columns = ? WHERE page = ?",
+                (index.documents.columns(base, base + layout.CAPACITY), number),
+            )
+        starts = [*page.segments, page.tail.start]
+        for start, end in pairwise(starts):
+            if any(start <= (doc & SLOT) < end for doc in docs if doc >> PAGE_BITS == number):
+                index.db.execute(
+                    "UPDATE memory_segments SET columns = ? WHERE page = ? AND start = ?",
+                    (index.documents.columns(base + start, base + end), number, start),
+                )
+    index.changed()
