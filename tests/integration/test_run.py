@@ -207,7 +207,7 @@ def test_without_isolation_it_is_loud(world: World) -> None:
     (world.project / "agent.py").write_text(OPENAI)
     done = world.choir("run", "--", "python", "agent.py")
     assert "Paris" in done.stdout, done.stderr
-    assert "isolat" in done.stderr
+    assert "NOT ISOLATED" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="for root")
