@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
+from choir.app.notice import notice
 from choir.app.secrets import label, local_service_key
+from choir.control_client import GatewayControl
 from choir.errors import ChoirError
 from choir.local_model import weights
 from choir.paths import State
@@ -24,6 +25,12 @@ class LocalModel:
     def available() -> bool:
         return weights.available()
 
+    async def serve(self, control: GatewayControl) -> None:
+        """Start it whenever the gateway says that a call wants it; until cancelled."""
+        async for event in control.events():
+            if event.get("event") == "wanted":
+                self.want()
+
     def want(self) -> None:
         """Start it unless it runs or is starting."""
         if self.service is None and (self._starting is None or self._starting.done()):
@@ -38,7 +45,7 @@ class LocalModel:
             found = {"weights": str(path)} if (path := weights.find()) else {}
             await service.start({"socket": str(self.state.local_socket), "key": local_service_key(self.state), **found})
         except ChoirError as error:
-            print(f"choir: {error.message} {error.hint}".rstrip(), file=sys.stderr, flush=True)
+            notice(f"{error.message} {error.hint}")
             return
         self.service = service
         self._watching = asyncio.create_task(self._watch(service))
@@ -46,11 +53,9 @@ class LocalModel:
     async def _watch(self, service: Service) -> None:
         code = await service.ended()
         self.service = None
-        print(
-            f"choir: the local model ended ({describe_exit(code)}); the next call starts it again "
-            f"(log: {self.state.logs / 'local-model.log'})",
-            file=sys.stderr,
-            flush=True,
+        notice(
+            f"the local model ended ({describe_exit(code)}); the next call starts it again "
+            f"(log: {self.state.logs / 'local-model.log'})"
         )
 
     async def stop(self) -> None:

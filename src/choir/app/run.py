@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from choir import config as configuration
 from choir import contract, git_traps, ids, keyfiles, tokens
 from choir.agents import resolve, setup
 from choir.app.local import LocalModel
+from choir.app.notice import notice
 from choir.app.secrets import environment_secrets, stored_key
 from choir.app.terminal import Terminal
 from choir.app.up import start_gateway
@@ -74,7 +74,7 @@ async def gateway_for(config: Config, state: State) -> AsyncIterator[Gateway]:
     local = LocalModel(state)
     try:
         if service is not None:
-            listening = asyncio.create_task(_serve_wants(control, local))
+            listening = asyncio.create_task(local.serve(control))
         status = await control.status()
         enabled = {item["name"] for item in status["providers"] if item["enabled"]}
         providers = [provider for name, provider in config.providers.items() if name in enabled]
@@ -96,12 +96,6 @@ def runs(state: State) -> bool:
     except ChannelClosed:
         return False
     return True
-
-
-async def _serve_wants(control: GatewayControl, local: LocalModel) -> None:
-    async for event in control.events():
-        if event.get("event") == "wanted":
-            local.want()
 
 
 def check_workspace(folder: Path, state: State) -> None:
@@ -183,12 +177,8 @@ def key_files(folder: Path, strict: bool) -> tuple[Path, ...]:
             "Move them out of the folder, or run without --strict: the agent then sees empty files.",
         )
     if found:
-        note(f"masked {names}: the agent sees an empty file")
+        notice(f"masked {names}: the agent sees an empty file")
     return tuple(found)
-
-
-def note(message: str) -> None:
-    print(f"choir: {message}", file=sys.stderr, flush=True)
 
 
 def build_spec(
@@ -269,12 +259,12 @@ async def run_watched(backend: Backend, gateway: Gateway, spec: SandboxSpec) -> 
     folder = spec.workspace
     before = git_traps.git_places(folder) if folder else {}
     if backend.name == "process":
-        note(await backend.probe())
+        notice(await backend.probe())
     code = await run_spec(backend, gateway, spec)
     traps = git_traps.find_git_traps(folder, before) if folder else []
     if traps and folder:
         names = ", ".join(str(path.relative_to(folder)) for path in traps[:5]) + (" …" if len(traps) > 5 else "")
-        note(f"look at {names} before you run git here: the command made it, and git would obey it")
+        notice(f"look at {names} before you run git here: the command made it, and git would obey it")
     return code
 
 
@@ -284,9 +274,7 @@ async def run_spec(backend: Backend, gateway: Gateway, spec: SandboxSpec) -> int
         running = await backend.start(spec, terminal.stdio)
         renewing: asyncio.Task[None] | None = None
         try:
-            await gateway.control.attach(
-                spec.sandbox_id, spec.user_id, spec.role, running.listener, lease_s=contract.LEASE_SECONDS
-            )
+            await gateway.control.attach(spec.sandbox_id, spec.user_id, spec.role, running.listener)
             renewing = asyncio.create_task(_renew(gateway.control, spec, running.listener))
             loop = asyncio.get_running_loop()
             stop = asyncio.Event()
@@ -312,7 +300,7 @@ async def run_spec(backend: Backend, gateway: Gateway, spec: SandboxSpec) -> int
 def exit_code(exited: Exited) -> int:
     """As a shell gives it. A reason of Choir's own is said on stderr."""
     if exited.reason:
-        note(f"{exited.message} {exited.hint}".rstrip())
+        notice(f"{exited.message} {exited.hint}")
     if exited.signal is not None:
         return 128 + exited.signal
     return exited.code or 0
@@ -323,6 +311,6 @@ async def _renew(control: GatewayControl, spec: SandboxSpec, listener: socket.so
     while True:
         await asyncio.sleep(contract.RENEW_SECONDS)
         with contextlib.suppress(ChoirError, ChannelClosed):
-            unknown = await control.renew([spec.sandbox_id], contract.LEASE_SECONDS)
+            unknown = await control.renew([spec.sandbox_id])
             if unknown:
-                await control.attach(spec.sandbox_id, spec.user_id, spec.role, listener, lease_s=contract.LEASE_SECONDS)
+                await control.attach(spec.sandbox_id, spec.user_id, spec.role, listener)

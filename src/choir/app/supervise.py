@@ -24,6 +24,7 @@ from typing import Any
 from choir import __version__
 from choir import config as configuration
 from choir.app.local import LocalModel
+from choir.app.notice import notice
 from choir.app.secrets import clean_environment, label, stored_key
 from choir.app.up import log_for, start_gateway
 from choir.channel import Channel, Message
@@ -82,24 +83,17 @@ class Supervisor:
             code = await self.services[name].ended()
             if time.monotonic() - began > STEADY_SECONDS:
                 wait = FIRST_BACK_OFF
-            report(f"the {name} ended ({describe_exit(code)}); starting it again in {wait:g} s")
+            notice(f"the {name} ended ({describe_exit(code)}); starting it again in {wait:g} s")
             while True:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, LONGEST_BACK_OFF)
                 try:
                     self.services[name], _ = await start()
                 except ChoirError as error:
-                    report(f"the {name} did not start: {error.message} {error.hint} Next try in {wait:g} s.")
+                    notice(f"the {name} did not start: {error.message} {error.hint} Next try in {wait:g} s.")
                 else:
-                    report(f"the {name} runs again")
+                    notice(f"the {name} runs again")
                     break
-
-    async def serve_wants(self) -> None:
-        """Start what the gateway's calls want."""
-        control = GatewayControl(self.state.gateway_socket)
-        async for event in control.events():
-            if event.get("event") == "wanted":
-                self.local.want()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -114,7 +108,7 @@ class Supervisor:
             tasks = [
                 asyncio.create_task(self.keep("gateway", self.start_gateway)),
                 asyncio.create_task(self.keep("hypervisor", self.start_hypervisor)),
-                asyncio.create_task(self.serve_wants()),
+                asyncio.create_task(self.local.serve(GatewayControl(self.state.gateway_socket))),
             ]
             stop = asyncio.create_task(self.stopping.wait())
             done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -129,10 +123,6 @@ class Supervisor:
                 if name in self.services:
                     await asyncio.to_thread(self.services[name].stop, 10.0)
             await self.local.stop()
-
-
-def report(message: str) -> None:
-    print(f"choir: {message}", file=sys.stderr, flush=True)
 
 
 def banner(answer: Message, seconds: float, state: State) -> str:
@@ -169,7 +159,7 @@ def main() -> None:
     try:
         asyncio.run(Supervisor(configuration.load(path), State(Path(handover["state"])), handover).run())
     except ChoirError as error:
-        report(f"{error.message} {error.hint}".rstrip())
+        notice(f"{error.message} {error.hint}")
         sys.exit(error.exit_code)
 
 
