@@ -47,6 +47,9 @@ class LocalModel:
         except ChoirError as error:
             notice(f"{error.message} {error.hint}")
             return
+        except asyncio.CancelledError:
+            service.stop(0.0)  # nobody waits for it any more
+            raise
         self.service = service
         self._watching = asyncio.create_task(self._watch(service))
 
@@ -61,6 +64,7 @@ class LocalModel:
     async def stop(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
+            await asyncio.wait([self._starting])
         if self.service is not None:
             self._watching.cancel()
             await asyncio.to_thread(self.service.stop)
