@@ -1,7 +1,8 @@
 """How well the memory finds, how fast, and how big it is.
 
     python bench/memory/run.py quality DATA...             recall@10 and nDCG@10 of each set, beside BM25
-    python bench/memory/run.py speed DATA... --items 10000,100000 [--tantivy FOLDER] [--json FILE]
+    python bench/memory/run.py speed DATA... [--items 10000,100000] [--tantivy FOLDER] [--json FILE] [--plot FILE.svg]
+    python bench/memory/run.py all DATA... [the same]      both; a million items take about ten minutes
 
 DATA is a folder with ``corpus.jsonl`` {id, group, seq, text, speaker, date, session}, ``queries.jsonl`` {id, group,
 text, category} and ``qrels.tsv`` (query, document, grade); a query is searched inside its own group. No data comes with
@@ -13,13 +14,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
+import importlib.util
 import json
 import math
+import operator
+import os
 import random
 import statistics
 import sys
 import tempfile
 import time
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -27,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plot import svg
 
 from choir.sandbox.memory.model import Draft
 from choir.sandbox.memory.store import MemoryStore
@@ -150,7 +157,7 @@ def synthetic(sets: list[DataSet], items: int, seed: int = 7) -> Iterable[Draft]
         yield Draft("user_inputs", " ".join(words), f"i{number}", f"t{number // 20}", 1.6e9 + 60 * number)
 
 
-def percentiles(times: list[float]) -> dict[str, float]:
+def percentiles(times: Iterable[float]) -> dict[str, float]:
     ordered = sorted(times)
     return {
         "p50": 1000 * ordered[len(ordered) // 2],
@@ -165,10 +172,35 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+class Ingests:
+    """Seconds that each took, what it waited for a processor that others had, and what it had of one. Arrays: a list
+    of a million objects would make the garbage collector the slowest ingest."""
+
+    def __init__(self, store: MemoryStore, drafts: list[Draft]) -> None:
+        self.wall, self.waited, self.cpu = array("d"), array("d"), array("d")
+        with Path("/proc/thread-self/schedstat").open() as file:
+            before = _waited(file.fileno())
+            for draft in drafts:
+                cpu, began = time.thread_time(), time.perf_counter()
+                store.ingest([draft])
+                self.wall.append(time.perf_counter() - began)
+                self.cpu.append(time.thread_time() - cpu)
+                waited = _waited(file.fileno())
+                self.waited.append(waited - before)
+                before = waited
+
+
+def _waited(schedstat: int) -> float:
+    """proc_pid_schedstat(5)"""
+    return int(os.pread(schedstat, 99, 0).split()[1]) / 1e9
+
+
 def speed_of_memory(drafts: list[Draft], questions: list[str], folder: str) -> dict[str, Any]:
+    gc.collect()
+    gc.freeze()  # a collector that walks the bench's own million drafts is not the store's stall
     store = MemoryStore(f"{folder}/m.db")
     began = time.perf_counter()
-    singles = [timed(lambda each=each: store.ingest([each])) for each in drafts]  # type: ignore[misc]
+    singles = Ingests(store, drafts)
     whole = time.perf_counter() - began
     while store.maintain():
         pass
@@ -182,8 +214,12 @@ def speed_of_memory(drafts: list[Draft], questions: list[str], folder: str) -> d
     store.close()
     return {
         "ingests_per_s": len(drafts) / whole,
-        "ingest": percentiles(singles),
-        "stalls_over_50_ms": sum(each > 0.05 for each in singles),
+        "ingest": percentiles(singles.wall),
+        "stalls_over_50_ms": sum(each > 0.05 for each in singles.wall),
+        "stalls_over_100_ms": sum(each > 0.1 for each in singles.wall),
+        # Without what others took from us: the store's own work and its waits for the disk; then its work alone.
+        "ingest_own": percentiles(map(operator.sub, singles.wall, singles.waited)),
+        "ingest_cpu": percentiles(singles.cpu),
         "open_s": opening,
         "first_pass": percentiles(cold),
         "second_pass": percentiles(warm),
@@ -242,18 +278,21 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def speed(sets: list[DataSet], sizes: list[int], tantivy: str | None, output: str | None) -> None:
+def speed(sets: list[DataSet], sizes: list[int], tantivy: str | None, output: str | None, picture: str | None) -> None:
     questions = [query["text"] for data in sets for query in data.queries]
     random.Random(3).shuffle(questions)
     questions = questions[:400]
     results: dict[str, Any] = {}
     if tantivy:
         sys.path.append(tantivy)
+    beside_tantivy = importlib.util.find_spec("tantivy") is not None
+    if not beside_tantivy:
+        print("tantivy is not installed; nothing stands beside the memory's figures (see --tantivy)\n")
     for size in sizes:
         drafts = list(synthetic(sets, size))
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             results[str(size)] = {"memory": speed_of_memory(drafts, questions, folder)}
-        if tantivy:
+        if beside_tantivy:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 results[str(size)]["tantivy"] = speed_of_tantivy(drafts, questions, folder)
         ours = flat(results[str(size)]["memory"])
@@ -266,23 +305,27 @@ def speed(sets: list[DataSet], sizes: list[int], tantivy: str | None, output: st
             beside = f"  tantivy {other:10.2f}  ratio {value / other:8.2f}" if other else ""
             print(f"  {name:20} {value:10.2f}{beside}")
         print(flush=True)
-    if output:
-        Path(output).write_text(json.dumps(results, indent=1) + "\n")
+        if output:
+            Path(output).write_text(json.dumps(results, indent=1) + "\n")
+    if picture:
+        Path(picture).parent.mkdir(parents=True, exist_ok=True)
+        Path(picture).write_text(svg(results))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("quality", "speed"))
+    parser.add_argument("what", choices=("quality", "speed", "all"))
     parser.add_argument("data", nargs="+", type=Path)
     parser.add_argument("--items", default="10000,100000")
     parser.add_argument("--tantivy")
     parser.add_argument("--json")
+    parser.add_argument("--plot")
     options = parser.parse_args()
     sets = [DataSet(folder) for folder in options.data]
-    if options.what == "quality":
+    if options.what != "speed":
         quality(sets)
-    else:
-        speed(sets, [int(each) for each in options.items.split(",")], options.tantivy, options.json)
+    if options.what != "quality":
+        speed(sets, [int(each) for each in options.items.split(",")], options.tantivy, options.json, options.plot)
 
 
 if __name__ == "__main__":

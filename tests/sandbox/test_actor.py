@@ -191,6 +191,58 @@ def test_a_full_mailbox_refuses() -> None:
     asyncio.run(scenario())
 
 
+def test_a_full_mailbox_on_the_loop_refuses_too() -> None:
+    async def scenario() -> None:
+        held, until = asyncio.Event(), asyncio.Event()
+
+        class Holder(AsyncSpeaker):
+            async def handle(self, message: Message[Any]) -> Any:
+                held.set()
+                await until.wait()
+                return await super().handle(message)
+
+        actor = Actor("speaker", lambda: Holder(Log()), mailbox=2)
+        actor.start()
+        holding = asyncio.ensure_future(actor.ask(Say("first")))
+        await held.wait()
+        waiting = [asyncio.ensure_future(actor.ask(Say(str(each)))) for each in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(ActorError) as refused:
+            await actor.ask(Say("one too many"))
+        assert refused.value.reason == "mailbox_full"
+        until.set()
+        assert await asyncio.gather(holding, *waiting) == ["first", "0", "1"]
+        await actor.stop()
+
+    asyncio.run(scenario())
+
+
+@both
+def test_each_restart_waits_longer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        pauses: list[float] = []
+        actor = make(kind, Log(), Restarts(first=1.0, longest=3.0, most=4, within=60.0))
+        if isinstance(actor, ThreadActor):
+            monkeypatch.setattr(actor._stopping, "wait", pauses.append)
+        else:
+            own = asyncio.sleep
+
+            async def sleep(seconds: float) -> None:
+                pauses.append(seconds)
+                await own(0)
+
+            monkeypatch.setattr("choir.sandbox.actor.asyncio.sleep", sleep)
+        actor.start()
+        for _ in range(4):
+            with pytest.raises(ZeroDivisionError):
+                await actor.ask(Break())
+        assert await actor.ask(Say("on")) == "on"
+        await actor.stop()
+        assert [each for each in pauses if each] == [1.0, 2.0, 3.0, 3.0]
+
+    asyncio.run(scenario())
+
+
 @both
 def test_stopping_answers_what_waits_and_refuses_what_comes(kind: str) -> None:
     async def scenario() -> None:

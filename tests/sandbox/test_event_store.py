@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from choir.sandbox.event_store import Event, EventLog, EventStore, EventStoreError
@@ -74,6 +74,7 @@ def test_a_file_that_is_no_database(path: str, tmp_path: Path) -> None:
     assert bad.value.reason == "events_unusable"
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 40))
 def test_following_sees_each_event_once(tmp_path_factory: pytest.TempPathFactory, sizes: list[int], after: int) -> None:
     async def scenario() -> None:
@@ -119,6 +120,37 @@ def test_stopping_ends_the_followers(path: str) -> None:
         await first.wait()
         await store.stop()
         assert await following == 1
+
+    asyncio.run(scenario())
+
+
+def test_who_follows_too_late_is_told(path: str) -> None:
+    async def scenario() -> None:
+        store = EventStore(path)
+        store.start()
+        await store.append_all([("n", {"n": n}) for n in range(6)])
+        assert await store.trim(keep=2) == 4
+        with pytest.raises(EventStoreError) as gone:
+            await anext(store.follow(1))
+        assert gone.value.reason == "events_gone"
+        assert (await anext(store.follow(4))).sequence == 5
+        assert (await anext(store.follow())).sequence == 5  # from the beginning of what is kept
+        await store.stop()
+
+    asyncio.run(scenario())
+
+
+def test_latest_of_a_kind(path: str) -> None:
+    async def scenario() -> None:
+        store = EventStore(path)
+        store.start()
+        await store.append_all([("a", {"n": 1}), ("b", {}), ("a", {"n": 2}), ("b", {})])
+        found = await store.latest("a")
+        assert found is not None
+        assert (found.sequence, found.data) == (3, {"n": 2})
+        assert await store.latest("c") is None
+        assert await store.last() == 4
+        await store.stop()
 
     asyncio.run(scenario())
 

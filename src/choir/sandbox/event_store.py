@@ -124,6 +124,13 @@ class EventLog:
             row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
             return int(row[0]) if row else 0
 
+    def latest(self, kind: str) -> Event | None:
+        """The last event of a kind."""
+        with self._faults():
+            query = "SELECT sequence, at, kind, data FROM events WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
+            row = self._db.execute(query, (kind,)).fetchone()
+            return _event(row) if row else None
+
     def trim(self, *, keep: int | None = None, before: float | None = None) -> int:
         """Retention: drop all but the last ``keep`` events, or those from before a time (Unix seconds) that no later
         one precedes. Returns how many."""
@@ -192,6 +199,11 @@ class Last(Message[int]):
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Latest(Message[Event | None]):
+    kind: str
+
+
 class _Owner:
     def __init__(self, path: str) -> None:
         self._log = EventLog(path)
@@ -206,6 +218,8 @@ class _Owner:
                 return self._log.trim(keep=keep, before=before)
             case Last():
                 return self._log.last()
+            case Latest(kind):
+                return self._log.latest(kind)
         raise EventStoreError("unknown_message", f"The event store takes no {type(message).__name__}.")
 
     def idle(self) -> bool:
@@ -248,6 +262,10 @@ class EventStore:
 
     async def last(self) -> int:
         return await self._actor.ask(Last())
+
+    async def latest(self, kind: str) -> Event | None:
+        """As ``EventLog.latest``."""
+        return await self._actor.ask(Latest(kind))
 
     async def trim(self, *, keep: int | None = None, before: float | None = None) -> int:
         """As ``EventLog.trim``."""

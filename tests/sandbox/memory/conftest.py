@@ -25,4 +25,5 @@ def store(path: str) -> Iterator[MemoryStore]:
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few documents make a segment and a page that tens of items see every stage of the index."""
     monkeypatch.setattr(index, "SEGMENT", 4)
+    monkeypatch.setattr(index, "JOINED", 2)
     monkeypatch.setattr(index, "CAPACITY", 16)

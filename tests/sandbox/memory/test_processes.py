@@ -122,7 +122,7 @@ def kill_loop(path: str, rounds: int, seed: int) -> None:
 
 
 def test_kill(path: str) -> None:
-    kill_loop(path, 3, seed=1)
+    kill_loop(path, 5, seed=1)
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from choir.sandbox.memory.model import Draft
 from choir.sandbox.memory.store import MemoryStore
 
 pytestmark = pytest.mark.usefixtures("small_pages")
-lenient = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+lenient = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12)
 
 WORDS = ("zebra", "lion", "house", "red", "running", "foo_bar", "東京", "the", "may", "go")
 texts = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 def memory_actor(path: str) -> ThreadActor:
     """An actor on the memory in the SQLite file ``path``; to be started and stopped by the caller."""
-    return ThreadActor("memory", lambda: _Memory(path))
+    return ThreadActor("memory", lambda: MemoryState(path))
 
 
-class _Memory:
+class MemoryState:
+    """``choir.sandbox.actor.State`` over a ``MemoryStore``; also for one question without an actor."""
+
     def __init__(self, path: str) -> None:
         from choir.sandbox.memory.store import MemoryStore
 
@@ -54,6 +56,10 @@ class _Memory:
 
     def idle(self) -> bool:
         return self._store.maintain()
+
+    def mend(self) -> None:
+        """As ``MemoryStore.mend``."""
+        self._store.mend()
 
     def close(self) -> None:
         self._store.close()

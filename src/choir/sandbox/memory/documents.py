@@ -193,11 +193,6 @@ class Documents:
             found[again] = repeats[~links[again]]
         return found
 
-    def of_collection(self, docs: Ints, collection: int) -> npt.NDArray[np.bool_]:
-        pages = np.array(self.collection_of_page, np.int8)
-        own: npt.NDArray[np.bool_] = pages[docs >> PAGE_BITS] == collection
-        return own
-
     def _count(self, page: int, documents: int, length: int) -> None:
         totals = self.totals[self.collection_of_page[page]]
         totals.documents += documents

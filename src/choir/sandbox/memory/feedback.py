@@ -4,38 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 ITEMS = 8
 TERMS = 20
 SHARE = 0.4
 """Of the query's own weight, spread over the new terms: they never outweigh what was asked, however rare they are."""
 
+Keys = npt.NDArray[np.int64]
+
 
 def expansion(
-    best: Sequence[tuple[float, Sequence[int]]], query: set[int], idf: Callable[[int], float | None], own: float
+    best: Sequence[tuple[float, Sequence[int]]],
+    query: Sequence[int],
+    idf: Callable[[Keys], npt.NDArray[np.float64]],
+    own: float,
 ) -> list[tuple[int, float]]:
     """New terms and their weights.
 
     Args:
         best: (score, the keys of its terms) of the first items.
-        idf: of a key; None when the term is too common to be worth its cost.
+        query: the keys of its terms.
+        idf: of keys; 0 for a term that is too common to be worth its cost.
         own: the sum of the weights of the query's terms.
     """
     total = sum(score for score, _ in best)
-    weights: dict[int, float] = {}
     if total <= 0:
         return []
-    for score, keys in best:
-        each = score / total / len(keys)
-        for key in keys:
-            weights[key] = weights.get(key, 0.0) + each
-    ranked = []
-    for key, weight in weights.items():
-        if key in query:
-            continue
-        rarity = idf(key)
-        if rarity is not None:
-            ranked.append((weight * rarity, key))
-    ranked.sort(reverse=True)
-    chosen = ranked[:TERMS]
-    whole = sum(weight for weight, _ in chosen)
-    return [(key, SHARE * own * weight / whole) for weight, key in chosen] if whole > 0 else []
+    counts = [len(keys) for _, keys in best]
+    each = np.array([score for score, _ in best]) / (total * np.array(counts))
+    keys, inverse = np.unique(np.array([key for _, keys in best for key in keys], np.int64), return_inverse=True)
+    weights = np.bincount(inverse, np.repeat(each, counts)) * idf(keys)
+    weights[np.isin(keys, query)] = 0
+    chosen = np.lexsort((-keys, -weights))[:TERMS]
+    chosen = chosen[weights[chosen] > 0]
+    whole = weights[chosen].sum()
+    return [(int(keys[at]), float(SHARE * own * weights[at] / whole)) for at in chosen]

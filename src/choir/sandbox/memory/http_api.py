@@ -4,8 +4,8 @@
 ``{"result": …}``, or ``{"error": {"reason", "message", "hint"}}`` with 400, 404, 405 or 413 (the request) or 503 (the
 store).
 
-    curl localhost:PORT/api/memory/ingest -d '{"draft": {"collection": "user_inputs", "content": "likes tea"}}'
-    curl localhost:PORT/api/memory/search -d '{"collection": "user_inputs", "query": "tea", "k": 3}'
+    curl $CHOIR_MEMORY_URL/ingest -d '{"draft": {"collection": "user_inputs", "content": "likes tea"}}'
+    curl $CHOIR_MEMORY_URL/search -d '{"collection": "user_inputs", "query": "tea", "k": 3}'
 """
 
 from __future__ import annotations

@@ -16,6 +16,19 @@ class MemoryStoreError(ChoirError):
     """A request the memory refused, or a store that cannot be used. Never shown as an empty result."""
 
 
+class RebuildingError(MemoryStoreError):
+    """``rebuilding``: nothing can be found until the index is made anew. ``progress`` is from 0 to 1. What is ingested
+    meanwhile is kept."""
+
+    def __init__(self, progress: float) -> None:
+        super().__init__(
+            "rebuilding",
+            f"The memory's index is being made anew, {progress:.0%} of it is done.",
+            "Ask again a little later; what is remembered meanwhile is kept.",
+        )
+        self.progress = progress
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """Something to remember.

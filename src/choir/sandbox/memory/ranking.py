@@ -1,7 +1,6 @@
 """How items are ranked: BM25 over an item and its neighbours, then priors. Pure; arrays in, arrays out.
 
-1. *Candidates*: the best documents by BM25 alone, with MaxScore (Turtle and Flood 1995): once the terms that are left
-   cannot lift a new document over the threshold, only documents already seen are scored on.
+1. *Candidates*: the best documents by BM25 alone, see ``candidates``.
 2. *Context*: the candidates and what is near them in their threads are scored anew; each term counts as its maximum
    over the item (1) and its neighbours (``BACK``, ``FORWARD``). An answer rarely repeats its question's words.
 3. *Factors*: a question is rarely the answer to one; a few words say little; a date in the query.
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from choir.sandbox.memory.documents import NONE, Documents, Ints, distinct
-from choir.sandbox.memory.postings import Postings
+from choir.sandbox.memory.term_postings import Postings, TermPostings
 
 K1 = 1.0
 B = 0.5
@@ -32,7 +31,6 @@ SHORT_TERMS = 8
 DATE = 1.0
 DAY = 86_400_000
 DATE_BEFORE, DATE_AFTER = DAY, 7 * DAY
-CANDIDATES = 128
 OCCURRENCES = 8
 """Of one document, the latest that are looked at."""
 
@@ -44,7 +42,7 @@ class Weighted:
     """A term of the query with where it is: ``weight`` is idf times how often the query has it."""
 
     term: str
-    postings: Postings
+    postings: TermPostings
     weight: float
     origin: str = "query"
 
@@ -61,123 +59,54 @@ def lengths_table(documents: Documents, mean: float) -> Floats:
     return (K1 * (1 - B + B * terms / max(mean, 1.0))).astype(np.float32)
 
 
-def impacts(counts: npt.NDArray[np.uint8], table_at: Floats) -> Floats:
+def impacts(counts: npt.NDArray[np.uint8], norms: Floats) -> Floats:
     """BM25's tf part."""
     tf = counts.astype(np.float32)
-    return tf * np.float32(K1 + 1) / (tf + table_at)
+    return tf * np.float32(K1 + 1) / (tf + norms)
 
 
-def _weighted_impacts(
-    weight: float, counts: npt.NDArray[np.uint8], lengths: npt.NDArray[np.uint16], table: Floats
-) -> Floats:
-    """weight * impacts, quick where most counts are 1."""
-    once = np.float32(weight) * (np.float32(K1 + 1) / (1 + table))
-    found: Floats = once[lengths]
-    more = np.flatnonzero(counts > 1)
-    if len(more):
-        found[more] = np.float32(weight) * impacts(counts[more], table[lengths[more]])
-    return found
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which of some documents have a term (indices), how often and where first."""
+
+    have: npt.NDArray[np.intp]
+    counts: npt.NDArray[np.uint8]
+    first: npt.NDArray[np.uint8]
 
 
-def candidates(
-    terms: Sequence[Weighted], documents: Documents, table: Floats, collection: int | None, wanted: int, board: Floats
-) -> Ints:
-    """The best ``wanted`` documents by BM25 alone, ascending by number; ties go to the newest.
-
-    Args:
-        board: zeros, one per document; zeros again afterwards.
+def find(parts: Sequence[Postings], docs: Ints) -> Place:
     """
-    ordered = sorted(terms, key=lambda each: (-each.weight, each.term))
-    bounds = [each.weight * _highest(each.postings, table) for each in ordered]
-    seen: list[Ints] = []
-    threshold = 0.0
-    at = 0
-    for at, each in enumerate(ordered):
-        if threshold > 0 and sum(bounds[at:]) < threshold:
-            break
-        docs, counts = each.postings.docs, each.postings.counts
-        if collection is not None:
-            own = documents.of_collection(docs, collection)
-            docs, counts = docs[own], counts[own]
-        board[docs] += _weighted_impacts(each.weight, counts, documents.length[docs], table)
-        seen.append(docs)
-        if at + 1 < len(ordered) and sum(bounds[: at + 1]) > sum(bounds[at + 1 :]):  # else it cannot be enough
-            threshold = max(threshold, _nth(board[docs], wanted))
-    else:
-        at = len(ordered)
-    if not seen:
-        return np.zeros(0, np.int32)
-    reached = [board[docs] for docs in seen]
-    least = max(_nth(each, wanted) for each in reached) - np.float32(sum(bounds[at:]))
-    pool = distinct(np.concatenate([docs[each >= least] for docs, each in zip(seen, reached, strict=True)]))
-    scores = board[pool]
-    for docs in seen:
-        board[docs] = 0
-    for number, each in enumerate(ordered[at:], at):
-        keep = scores + np.float32(sum(bounds[number:])) >= _nth(scores, wanted)
-        pool, scores = pool[keep], scores[keep]
-        scores = scores + np.float32(each.weight) * looked_up(each.postings, pool, documents, table)
-    if len(pool) > wanted:
-        # Exact order of ties, so that the same items are found however the index is stored.
-        border = _nth(scores, wanted)
-        pool, scores = pool[scores >= border], scores[scores >= border]
-        if len(pool) > wanted:
-            order = np.lexsort((-pool, -documents.created[pool], -scores))[:wanted]
-            pool = np.sort(pool[order])
-    return pool
+    Args:
+        docs: ascending.
+    """
+    found = [_find(part, docs) for part in parts]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        return _NOWHERE
+    return Place(
+        np.concatenate([each.have for each in found]),
+        np.concatenate([each.counts for each in found]),
+        np.concatenate([each.first for each in found]),
+    )
 
 
-def _highest(postings: Postings, table: Floats) -> float:
-    """The most its impact can be: its highest count in the shortest document."""
-    count = int(postings.counts.max(initial=0))
-    return count * (K1 + 1) / (count + float(table[1]))
-
-
-def _nth(values: Floats, rank: int) -> float:
-    """The value of the rank-th largest; 0 when there are fewer."""
-    if len(values) > 16 * rank:  # few are near the top; sort those alone if they are enough
-        top = values[values >= values.max() * np.float32(0.5)]
-        values = top if len(top) >= rank else values
-    return float(np.partition(values, len(values) - rank)[len(values) - rank]) if len(values) >= rank else 0.0
-
-
-def looked_up(postings: Postings, docs: Ints, documents: Documents, table: Floats) -> Floats:
-    """The impact of one term on each of ``docs``."""
-    return _impacts_at(_find(postings, docs), postings, docs, documents, table)
-
-
-def _impacts_at(place: Place, postings: Postings, docs: Ints, documents: Documents, table: Floats) -> Floats:
-    at, have = place
-    found = np.zeros(len(docs), np.float32)
-    found[have] = impacts(postings.counts[at], table[documents.length[docs[have]]])
-    return found
-
-
-def _positions(place: Place, postings: Postings, docs: Ints) -> Ints:
-    """Where each of ``docs`` first has the term; -2 where it has it not, or late."""
-    at, have = place
-    found = np.full(len(docs), -2, np.int32)
-    found[have] = postings.first[at]
-    found[found == 255] = -2
-    return found
-
-
-Place = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
-"""Indices into postings, and of the documents they belong to."""
-
-
-def _find(postings: Postings, docs: Ints) -> Place:
-    if len(postings) < len(docs):  # the shorter into the longer
-        at = np.searchsorted(docs, postings.docs)
-        np.minimum(at, len(docs) - 1, out=at)
-        own = np.flatnonzero(docs[at] == postings.docs)
-        return own, at[own]
+def _find(part: Postings, docs: Ints) -> Place:
     if not len(docs):
-        return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    at = np.searchsorted(postings.docs, docs)
-    np.minimum(at, len(postings) - 1, out=at)
-    have = np.flatnonzero(postings.docs[at] == docs)
-    return at[have], have
+        return _NOWHERE
+    if len(part) < len(docs):  # the shorter into the longer
+        at = docs.searchsorted(part.docs)
+        np.minimum(at, len(docs) - 1, out=at)
+        own = (docs.take(at) == part.docs).nonzero()[0]
+        return Place(at.take(own), part.counts.take(own), part.first.take(own))
+    at = part.docs.searchsorted(docs)
+    np.minimum(at, len(part) - 1, out=at)
+    have = (part.docs.take(at) == docs).nonzero()[0]
+    at = at.take(have)
+    return Place(have, part.counts.take(at), part.first.take(at))
+
+
+_NOWHERE = Place(np.zeros(0, np.intp), np.zeros(0, np.uint8), np.zeros(0, np.uint8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +128,18 @@ class Window:
     def targets(self) -> npt.NDArray[np.intp]:
         row: npt.NDArray[np.intp] = self.around[0]
         return row
+
+    def part(self, found: Ints, own: Floats) -> tuple[Window, Floats]:
+        """Of the documents ``found`` (ascending) alone, each of which occurs once; ``own`` are the ``shares``."""
+        columns = np.isin(self.docs.take(self.around[0]), found).nonzero()[0]
+        around = self.around[:, columns]
+        used = np.zeros(len(self.docs) + 1, np.bool_)  # the last place is for -1, none
+        used[around] = True
+        used[-1] = False
+        place = np.cumsum(used) - 1
+        place[-1] = -1
+        keep = used.nonzero()[0]
+        return Window(self.links[columns], self.docs.take(keep), place[around], self.decays), own[:, keep]
 
 
 def window(documents: Documents, found: Ints, spread: bool = True) -> Window:
@@ -235,21 +176,36 @@ def _occurrences(documents: Documents, docs: Ints) -> Ints:
 
 
 def shares(
-    window: Window, terms: Sequence[Weighted], pairs: Sequence[tuple[int, int]], documents: Documents, table: Floats
+    docs: Ints,
+    terms: Sequence[Weighted],
+    pairs: Sequence[tuple[int, int]],
+    collection: int,
+    documents: Documents,
+    table: Floats,
 ) -> Floats:
-    """What each term, then each pair of neighbouring words (indices into ``terms``), gives each of ``window.docs``."""
-    docs = window.docs
-    found = [_find(each.postings, docs) for each in terms]
+    """What each term, then each pair of neighbouring words (indices into ``terms``), gives each of ``docs``
+    (ascending)."""
+    places = [find(each.postings.within(collection), docs) for each in terms]
     rows = np.zeros((len(terms) + len(pairs), len(docs)), np.float32)
-    for row, place, each in zip(rows, found, terms, strict=False):
-        row[:] = np.float32(each.weight) * _impacts_at(place, each.postings, docs, documents, table)
+    norms = table.take(documents.length.take(docs))
+    for row, place, each in zip(rows, places, terms, strict=False):
+        if len(place.have):
+            row[place.have] = np.float32(each.weight) * impacts(place.counts, norms.take(place.have))
     if pairs:
-        places = {at: _positions(found[at], terms[at].postings, docs) for pair in pairs for at in pair}
-        one = impacts(np.ones(len(docs), np.uint8), table[documents.length[docs]])
+        positions = {at: _positions(places[at], len(docs)) for pair in pairs for at in pair}
+        one = np.float32(K1 + 1) / (1 + norms)
         for row, (left, right) in zip(rows[len(terms) :], pairs, strict=True):
-            beside = (places[left] >= 0) & (places[right] - places[left] == 1)
+            beside = (positions[right] - positions[left] == 1) & (positions[left] >= 0)
             row[beside] = np.float32(pair_weight(terms, left, right)) * one[beside]
     return rows
+
+
+def _positions(place: Place, size: int) -> Ints:
+    """Where each document first has the term; -2 where it has it not, or late."""
+    found = np.full(size, -2, np.int32)
+    found[place.have] = place.first
+    found[found == 255] = -2
+    return found
 
 
 def pair_weight(terms: Sequence[Weighted], left: int, right: int) -> float:

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from choir.sandbox.memory import index as layout
-from choir.sandbox.memory.index import SLOT, Index, checksum_of
+from choir.sandbox.memory.index import Index, checksum_of
+from choir.sandbox.memory.page import SLOT
 from choir.sandbox.memory.postings import PAGE_BITS, DamagedIndexError, Slots, decode, encode
 
 
@@ -27,18 +28,20 @@ def remove(index: Index, contents: dict[int, str]) -> None:
             index.documents.remove(doc)
             if (doc & SLOT) >= page.tail.start:
                 page.tail.remove(doc & SLOT)
-        for start, segment in list(page.segments.items()):
-            if ((slots >= start) & (slots < start + layout.SEGMENT)).any():
+        for start, end in pairwise([*page.segments, page.tail.start]):
+            segment = page.segments[start]
+            if ((slots >= start) & (slots < end)).any():
                 page.segments[start] = segment.without(slots)
                 index.db.execute(
                     "UPDATE memory_segments SET postings = ? WHERE page = ? AND start = ?",
                     (page.segments[start].pack(), number, start),
                 )
-    index.forget_cached()
+    index.lookup.forget()
 
 
 def _remove_rows(index: Index, number: int, slots: Slots, keys: set[int]) -> None:
-    entries = checksum = 0
+    checksum = 0
+    gone: dict[int, int] = {}
     for key in sorted(keys):
         row = key << PAGE_BITS | number
         found = index.db.execute("SELECT postings FROM memory_postings WHERE key = ?", (row,)).fetchone()
@@ -46,7 +49,7 @@ def _remove_rows(index: Index, number: int, slots: Slots, keys: set[int]) -> Non
             raise DamagedIndexError("a posting list is missing")
         old = decode(found[0])
         new = old.without(slots)
-        entries += len(new.slots) - len(old.slots)
+        gone[key] = len(old.slots) - len(new.slots)
         checksum -= checksum_of(row, found[0])
         if len(new.slots):
             data = encode(new)
@@ -56,10 +59,13 @@ def _remove_rows(index: Index, number: int, slots: Slots, keys: set[int]) -> Non
             )
         else:
             index.db.execute("DELETE FROM memory_postings WHERE key = ?", (row,))
-    index.db.execute(
-        "UPDATE memory_pages SET entries = entries + ?, checksum = checksum + ? WHERE page = ?",
-        (entries, checksum, number),
-    )
+    frequencies = index.pages[number].frequencies
+    if frequencies is not None and gone:
+        index.pages[number].frequencies = frequencies = frequencies.minus(gone)
+        index.db.execute(
+            "UPDATE memory_pages SET entries = entries - ?, checksum = checksum + ?, frequencies = ? WHERE page = ?",
+            (sum(gone.values()), checksum, frequencies.pack(), number),
+        )
 
 
 def write_columns(index: Index, docs: set[int]) -> None:

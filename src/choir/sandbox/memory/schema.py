@@ -47,6 +47,7 @@ _MIGRATIONS = (
       key INTEGER PRIMARY KEY, entries INTEGER NOT NULL, postings BLOB NOT NULL
     ) STRICT;
     """,
+    "ALTER TABLE memory_pages ADD COLUMN frequencies BLOB;",
 )
 
 
@@ -73,6 +74,8 @@ def _prepare(db: sqlite3.Connection, path: str) -> None:
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA secure_delete = FAST")
     db.execute("PRAGMA cache_size = -65536")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoint
+    db.execute("PRAGMA journal_size_limit = 67108864")  # a burst's log does not stay that long
     with transaction(db):
         db.execute("CREATE TABLE IF NOT EXISTS memory_meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT")
         version = read_meta(db, "version")

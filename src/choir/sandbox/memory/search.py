@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from choir.sandbox.memory import dates, feedback, ranking
+from choir.sandbox.memory.candidates import candidates
 from choir.sandbox.memory.documents import Ints, distinct
 from choir.sandbox.memory.index import Index
 from choir.sandbox.memory.ranking import Floats, Weighted, Window
@@ -17,6 +19,9 @@ from choir.sandbox.memory.tokenize import Tokenizer, key_of
 
 MAX_TERMS = 64
 """Different terms of a query that count, the rarest first."""
+
+CANDIDATES = 96
+"""Documents whose neighbourhood is looked at."""
 
 FEEDBACK_POSTINGS = 2_000
 """Documents that a word from feedback may have: what bounds their cost."""
@@ -80,7 +85,7 @@ class Searcher:
         for key, count in Counter(sequence).items():
             if len(names) > MAX_TERMS * 8 and len(weighted) >= MAX_TERMS * 8:
                 break
-            postings = self._index.postings(key)
+            postings = self._index.lookup.postings(key)
             weighted[key] = Weighted(names[key], postings, ranking.idf(total, len(postings)) * count)
         if len(weighted) > MAX_TERMS:
             kept = sorted(weighted, key=lambda key: (-weighted[key].weight, key))[:MAX_TERMS]
@@ -116,16 +121,13 @@ class Searcher:
         table = ranking.lengths_table(documents, totals.mean if totals else 1.0)
         if len(self._board) < len(documents.length):
             self._board = np.zeros(len(documents.length), np.float32)
-        several = len(documents.totals) > 1
         try:
-            found = ranking.candidates(
-                query.terms, documents, table, collection if several else None, ranking.CANDIDATES, self._board
-            )
+            found = candidates(query.terms, documents, table, collection, CANDIDATES, self._board)
         except BaseException:
             self._board = np.zeros(0, np.float32)
             raise
         window = ranking.window(documents, found)
-        own = ranking.shares(window, query.terms, query.pairs, documents, table)
+        own = ranking.shares(window.docs, query.terms, query.pairs, collection, documents, table)
         sums = ranking.spread(window, own).sum(axis=0)
         terms = query.terms + self._feedback(query, *_best_of(window, sums))
         if only is None:
@@ -133,9 +135,12 @@ class Searcher:
             finalists = np.sort(np.array([doc for doc, _ in self.order(best, FINALISTS)], np.int32))
         else:
             finalists = np.array([only], np.int32)
-        window = ranking.window(documents, finalists, spread=False)
-        own = ranking.shares(window, query.terms, query.pairs, documents, table)
-        more = ranking.shares(window, terms[len(query.terms) :], (), documents, table)
+        if only is None and not documents.repeats:
+            window, own = window.part(finalists, own)
+        else:
+            window = ranking.window(documents, finalists, spread=False)
+            own = ranking.shares(window.docs, query.terms, query.pairs, collection, documents, table)
+        more = ranking.shares(window.docs, terms[len(query.terms) :], (), collection, documents, table)
         return Scored(query, terms, window, np.concatenate((own, more)), table)
 
     def _feedback(self, query: Query, docs: Ints, scores: Floats) -> tuple[Weighted, ...]:
@@ -152,14 +157,14 @@ class Searcher:
         ]
         total = sum(each.documents for each in documents.totals.values())
 
-        def rarity(key: int) -> float | None:
-            having = self._index.having(key)
-            return ranking.idf(total, having) if having <= FEEDBACK_POSTINGS else None
+        def rarity(keys: feedback.Keys) -> npt.NDArray[np.float64]:
+            having = self._index.lookup.having(keys)
+            return np.where(having <= FEEDBACK_POSTINGS, np.log1p((total - having + 0.5) / (having + 0.5)), 0)
 
-        known = {key_of(each.term) for each in query.terms}
+        known = [key_of(each.term) for each in query.terms]
         chosen = feedback.expansion(best, known, rarity, sum(each.weight for each in query.terms))
         return tuple(
-            Weighted(self._tokenizer.name_of(key), self._index.postings(key), weight, "feedback")
+            Weighted(self._tokenizer.name_of(key), self._index.lookup.postings(key), weight, "feedback")
             for key, weight in chosen
         )
 

@@ -42,7 +42,9 @@ class MemoryStore(Recall):
 
     Raises:
         MemoryStoreError: here and from every method: ``store_unusable``, ``store_corrupt``, ``store_too_new``,
-            ``store_busy``, ``no_space``, and what the method names.
+            ``store_busy``, ``no_space``, and what the method names. From all that look something up in a store of more
+            than ``file.AT_ONCE`` items ``rebuilding``, see ``RebuildingError``, as long as ``maintain`` makes its index
+            anew: it was damaged, or another version made it.
     """
 
     def __init__(self, path: str) -> None:
@@ -50,7 +52,7 @@ class MemoryStore(Recall):
         self._unmerged = 0
 
     def close(self) -> None:
-        self._file.db.close()
+        self._file.close()
 
     # Remembering
 
@@ -64,7 +66,7 @@ class MemoryStore(Recall):
             (draft, COLLECTIONS.index(draft.collection), _hash(draft), _milliseconds(draft))
             for draft in map(_checked, drafts)
         ]
-        results = self._file.write(lambda: [self._ingest(*each) for each in prepared])
+        results = self._file.write(lambda: [self._ingest(*each) for each in prepared], meanwhile=True)
         self._unmerged += len(drafts)
         while self._unmerged >= MERGE_EVERY:
             self._unmerged -= MERGE_EVERY
@@ -115,13 +117,12 @@ class MemoryStore(Recall):
 
     def maintain(self) -> bool:
         """One small piece of the work that can wait; False when there is none."""
-        return self._file.index.merging() is not None and self._file.write(self._merge)
+        return self._file.step()
 
-    def _merge(self) -> bool:
-        number = self._file.index.merging()  # another process may have been quicker
-        if number is not None:
-            self._file.index.merge(number)
-        return number is not None
+    def mend(self) -> None:
+        """Finish a rebuild, however long it takes: for a process that has nothing else to do meanwhile."""
+        with schema.faults(self._file.path):
+            self._file.finish_rebuild()
 
     # Forgetting
 
@@ -156,13 +157,14 @@ class MemoryStore(Recall):
                 gone = self._file.write(work)
             finally:
                 self._file.db.execute("PRAGMA secure_delete = FAST")
-            self._file.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._file.empty_log()
         return gone
 
     # Keeping
 
     def check(self) -> str:
-        """Read the whole store and compare; mend the index when it is wrong. Returns what was wrong, or ``""``.
+        """Read the whole store and compare. Returns what was wrong, or ``""``; an index that is wrong is made anew, a
+        large one by ``maintain``.
 
         Raises:
             MemoryStoreError: ``store_corrupt``: the items themselves are damaged.
@@ -179,13 +181,14 @@ class MemoryStore(Recall):
                 self._file.notes.append("an index of SQLite's own was damaged and made anew")
         wrong = self._file.read(lambda: verify(self._file.index))
         if wrong:
-            self.rebuild(wrong)
+            with schema.faults(self._file.path):
+                self._file.mark_stale(wrong)
         return wrong
 
-    def rebuild(self, why: str = "asked to") -> None:
-        """Make the index anew from the items. A killed rebuild goes on when the store is opened."""
+    def rebuild(self) -> None:
+        """Make the index anew from the items, however long it takes. A killed rebuild goes on in the next process."""
         with schema.faults(self._file.path):
-            self._file.mark_stale(why)
+            self._file.mark_stale("asked to")
             self._file.finish_rebuild()
 
     def stats(self) -> Stats:

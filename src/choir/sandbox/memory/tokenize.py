@@ -7,6 +7,7 @@ import importlib.resources
 import re
 import tomllib
 import unicodedata
+from array import array
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -16,6 +17,10 @@ MAX_WORD = 64
 """Characters of a word that count; what is longer is data."""
 
 _CACHED_WORDS = 200_000
+_CACHED_QUERY_WORDS = 10_000
+
+_FORM = "2"
+"""How the index keeps them; another form is made anew."""
 
 # Scripts written without spaces: Thai to Myanmar, Khmer, kana, Han, Hangul, and the supplementary Han planes.
 _UNSPACED = (
@@ -52,7 +57,7 @@ def fingerprint() -> int:
     for the stemmer's version."""
     words = sorted(stop_words().index)
     stems = map(snowballstemmer.stemmer("english").stemWord, words)
-    parts = (unicodedata.unidata_version, _WORD.pattern, _PART.pattern, *words, *stems)
+    parts = (_FORM, unicodedata.unidata_version, _WORD.pattern, _PART.pattern, *words, *stems)
     return int.from_bytes(blake2b("\n".join(parts).encode(), digest_size=6).digest())
 
 
@@ -63,6 +68,8 @@ class Tokenizer:
         self._stem = snowballstemmer.stemmer("english").stemWord
         self._stop = stop_words()
         self._known: dict[str, tuple[tuple[str, int], ...]] = {}
+        # Nothing here that the garbage collector would walk through, again and again.
+        self._keys: dict[str, int | bytes] = {}
         self._names: dict[int, str] = {}
 
     def terms(self, text: str) -> list[str]:
@@ -71,11 +78,27 @@ class Tokenizer:
 
     def keys(self, text: str) -> list[int]:
         """As ``terms``, each as ``key_of`` gives it."""
-        known, keys = self._known, []
+        known = self._keys
+        keys: list[int] = []
         for word in _WORD.findall(_normal(text)):
-            for _, key in known.get(word) or self._analyse(word):
-                keys.append(key)
+            found = known.get(word)
+            if found is None:
+                found = self._keys_of(word)
+            if type(found) is int:
+                keys.append(found)
+            else:
+                keys += array("q", found)  # type: ignore[arg-type]
         return keys
+
+    def _keys_of(self, word: str) -> int | bytes:
+        if len(self._keys) >= _CACHED_WORDS:
+            self._keys.clear()
+            self._names.clear()
+        terms = self._terms_of(word)
+        keys = [key_of(term) for term in terms]
+        self._names.update(zip(keys, terms, strict=True))
+        self._keys[word] = found = keys[0] if len(keys) == 1 else array("q", keys).tobytes()
+        return found
 
     def words(self, text: str) -> list[tuple[str, tuple[tuple[str, int], ...]]]:
         """(word as written, its terms and their keys); a stop word has no terms."""
@@ -87,12 +110,10 @@ class Tokenizer:
     def _analyse(self, word: str) -> tuple[tuple[str, int], ...]:
         found = self._known.get(word)
         if found is None:
-            if len(self._known) >= _CACHED_WORDS:
+            if len(self._known) >= _CACHED_QUERY_WORDS:
                 self._known.clear()
-                self._names.clear()
             found = tuple((term, key_of(term)) for term in self._terms_of(word))
             self._known[word] = found
-            self._names.update((key, term) for term, key in found)
         return found
 
     def name_of(self, key: int) -> str:

@@ -1,0 +1,111 @@
+"""Bringing what is in the write-ahead log into the database file, so that no writer waits for the disk.
+
+SQLite would do it in whatever commit finds the log long, with two fsyncs. Here a thread with a connection of its own
+does it (PASSIVE: it locks nobody out). The log starts over once all of it is in the file; when writers never leave the
+thread the moment for that, it writes the file out itself and asks them to bring the last few frames over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+
+EVERY = 128
+"""Transactions between two rounds."""
+
+LONG = 16_384
+"""Frames (4 KiB) of the log after which a writer is asked."""
+
+PATIENCE = 5.0
+"""Seconds that other processes' checkpoints are waited for."""
+
+
+class Checkpointer:
+    """For one connection, on which ``wal_autocheckpoint`` is 0; ``written`` and ``close`` in that one's thread."""
+
+    def __init__(self, path: str, db: sqlite3.Connection) -> None:
+        self._path = path
+        self._db = db
+        self._transactions = 0
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._closing = False
+        self._asked = False
+        self._thread: threading.Thread | None = None
+
+    def written(self) -> None:
+        """After each transaction that wrote. Never raises: that one is committed."""
+        self._transactions += 1
+        if self._transactions % EVERY:
+            return
+        if self._asked:
+            self._asked = False
+            self._copy()
+        if self._thread is None or not self._thread.is_alive():
+            if self._thread is not None:  # it could not open the file; until one can, we do it
+                self._copy()
+            self._thread = self._started()
+        self._wake.set()
+
+    def _started(self) -> threading.Thread | None:
+        thread = threading.Thread(target=self._run, name="memory checkpoints", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads here
+            self._copy()
+            return None
+        return thread
+
+    def _copy(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def empty(self) -> bool:
+        """Leave nothing in the log: what was deleted is still readable there. False when other processes did not let
+        it happen."""
+        deadline = time.monotonic() + PATIENCE
+        with self._lock:  # SQLite does not wait for another's checkpoint
+            while self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.02)
+        return True
+
+    def close(self) -> None:
+        """Before the connection."""
+        self._closing = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        # A round that fails is tried again; what is wrong with the file is told by whoever reads or writes it.
+        with contextlib.suppress(sqlite3.Error, OSError), contextlib.closing(sqlite3.connect(self._path)) as db:
+            db.execute("PRAGMA synchronous = NORMAL")
+            while self._wake.wait() and not self._closing:
+                self._wake.clear()
+                with contextlib.suppress(sqlite3.Error):
+                    self._round(db)
+
+    def _round(self, db: sqlite3.Connection) -> None:
+        with self._lock:
+            _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if frames > LONG and not self._asked:
+            with contextlib.suppress(OSError):
+                if (descriptor := _descriptor(self._path)) is not None:
+                    os.fdatasync(descriptor)  # or the writer would wait for all of it
+            self._asked = True
+
+
+def _descriptor(path: str) -> int | None:
+    """One of SQLite's own of this file. Not one of ours: closing that would give up SQLite's locks (fcntl(2))."""
+    wanted = os.stat(path)
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found = os.fstat(int(name))
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return int(name)
+    return None
