@@ -47,14 +47,19 @@ class Deployment:
     key: str
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.choir("run", *arguments)
+
+    def choir(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": os.pathsep.join([str(self.folder / "bin"), str(Path(node()).parent), "/usr/bin", "/bin"]),
             "HOME": str(self.folder / "home"),
             "DOUBLE_KEY": self.key,
+            "MCP_CONNECTION_NONBLOCKING": "0",  # a model would wait for the memory's tools; the double cannot
         }
-        state = self.folder / "s"
+        action = [arguments[0]] if command == "memory" else []
+        options = ["--config", str(self.config), "--state", str(self.folder / "s")]
         return subprocess.run(
-            [str(CHOIR), "run", "--config", str(self.config), "--state", str(state), *arguments],
+            [str(CHOIR), command, *action, *options, *arguments[len(action) :]],
             cwd=self.project,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -89,6 +94,7 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     config = tmp_path / "choir.toml"
     with provider_double(key) as double, recorded(double.origin) as front:
         config.write_text(
+            '[sandbox]\nforward_env = ["MCP_CONNECTION_NONBLOCKING"]\n'
             f"[providers.openai]\nbase_url = '{front.origin}/v1'\nkey = 'env:DOUBLE_KEY'\n"
             f"[providers.anthropic]\nbase_url = '{front.origin}'\nkey = 'env:DOUBLE_KEY'\n"
             f"[providers.google]\nbase_url = '{front.origin}'\nkey = 'env:DOUBLE_KEY'\n"
@@ -112,6 +118,14 @@ def test_agent_runs_a_command_and_finishes(deployment: Deployment, agent: str) -
         assert [value.removeprefix("Bearer ") for value in carried] == [deployment.key]
     assert PREFIX.encode() not in deployment.front.raw, "the sandbox's token reached the provider"
     assert deployment.key not in said
+
+
+def test_an_agent_remembers(deployment: Deployment) -> None:
+    """The sandbox's memory is among the tools of an unmodified CLI, and what it was told is there afterwards."""
+    done = deployment.run("--", "claude", "-p", "Remember the proof.")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = deployment.choir("memory", "export", "--run", str(deployment.project))
+    assert "The proof is remembered." in found.stdout, done.stdout + done.stderr + found.stderr
 
 
 def test_agent_by_name_alone(deployment: Deployment) -> None:

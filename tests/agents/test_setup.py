@@ -203,3 +203,52 @@ def test_files_hold_no_token_and_pass_the_keyless_policy(agent: str, tmp_path: P
 )
 def test_detect(command: str, agent: str | None) -> None:
     assert setup.detect(command) == agent
+
+
+MEMORY = ("/usr/bin/python3", "-I", "-m", "memory")
+
+
+@pytest.mark.parametrize(
+    ("agent", "file", "place", "entry"),
+    [
+        (
+            "claude",
+            ".claude.json",
+            "mcpServers",
+            {"type": "stdio", "command": MEMORY[0], "args": list(MEMORY[1:])},
+        ),
+        (
+            "codex",
+            ".codex/config.toml",
+            "mcp_servers",
+            {"command": MEMORY[0], "args": list(MEMORY[1:])},
+        ),
+        (
+            "gemini",
+            ".gemini/settings.json",
+            "mcpServers",
+            {"trust": True, "command": MEMORY[0], "args": list(MEMORY[1:])},
+        ),
+        (
+            "qwen",
+            ".qwen/settings.json",
+            "mcpServers",
+            {"trust": True, "command": MEMORY[0], "args": list(MEMORY[1:])},
+        ),
+        (
+            "opencode",
+            ".config/opencode/opencode.json",
+            "mcp",
+            {"type": "local", "command": list(MEMORY), "enabled": True},
+        ),
+    ],
+)
+def test_the_memory_is_offered(agent: str, file: str, place: str, entry: dict[str, object]) -> None:
+    enabled = providers("openai", "anthropic", "google")
+
+    def written(memory: tuple[str, ...]) -> dict[str, object]:
+        text = setup.prepare(agent, enabled, TOKEN, "a-model", (), WORKSPACE, memory).files[file]
+        return tomllib.loads(text) if file.endswith(".toml") else dict(json.loads(text))
+
+    assert written(MEMORY)[place] == {"choir-memory": entry}
+    assert place not in written(())

@@ -46,6 +46,7 @@ def prepare(
     model: str | None = None,
     command: Sequence[str] = (),
     workspace: Path | None = None,
+    memory: Sequence[str] = (),
 ) -> AgentSetup:
     """Work out the setup of agent ``name``.
 
@@ -54,6 +55,7 @@ def prepare(
         model: as the provider names it, or ``PROVIDER/MODEL``; None takes the CLI's own default.
         command: as the person gave it; empty starts the CLI.
         workspace: the folder that the CLI shall not ask about.
+        memory: the command of the sandbox's memory as an MCP server, for CLIs that take one.
 
     Raises:
         AgentError: ``agent_unknown``, ``agent_needs_provider``, ``agent_needs_model``.
@@ -62,7 +64,7 @@ def prepare(
     if agent is None:
         raise AgentError("agent_unknown", f"Choir does not know the agent {name!r}.", f"Known are {', '.join(AGENTS)}.")
     provider, family, chosen = _choose(name, agent, providers, model)
-    written = agent.write(Choice(provider, family, chosen, tuple(providers), token, workspace))
+    written = agent.write(Choice(provider, family, chosen, tuple(providers), token, workspace, tuple(memory)))
     return AgentSetup(
         written.environment,
         written.unset,

@@ -15,6 +15,7 @@ from typing import Any
 from choir.config import Family, Provider
 from choir.contract import gateway_base_url
 
+MEMORY = "choir-memory"
 TOKEN_VARIABLE = "CHOIR_PROVIDER_GATEWAY_TOKEN"  # noqa: S105 - its name
 
 
@@ -31,6 +32,8 @@ class Choice:
     """All that are enabled, for CLIs that take several."""
     token: str
     workspace: Path | None
+    memory: tuple[str, ...] = ()
+    """The command of the sandbox's memory as an MCP server (``choir.sandbox.memory.mcp``); empty: none."""
 
     @property
     def base_url(self) -> str:
@@ -53,6 +56,14 @@ class Written:
     """(flag, words by which a person may have said so or otherwise), to come right after the CLI's name."""
     subcommand_flags: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(subcommand, flags to come right after it)."""
+
+
+def memory_servers(choice: Choice, **more: Any) -> dict[str, Any]:
+    """``mcpServers`` as most CLIs want them."""
+    if not choice.memory:
+        return {}
+    command, *arguments = choice.memory
+    return {"mcpServers": {MEMORY: {"command": command, "args": arguments, **more}}}
 
 
 def openai_base_url(provider: Provider) -> str:
@@ -79,7 +90,7 @@ def claude(choice: Choice) -> Written:
         environment["ANTHROPIC_MODEL"] = choice.model
         if choice.provider.name != "anthropic":  # it would ask for a small model of its maker's for chores
             environment["ANTHROPIC_DEFAULT_HAIKU_MODEL"] = choice.model
-    state: dict[str, Any] = {"hasCompletedOnboarding": True}
+    state: dict[str, Any] = {"hasCompletedOnboarding": True, **memory_servers(choice, type="stdio")}
     if choice.workspace:
         state["projects"] = {str(choice.workspace): {"hasTrustDialogAccepted": True}}
     settings = {"permissions": {"defaultMode": "bypassPermissions"}, "skipDangerousModePermissionPrompt": True}
@@ -109,6 +120,14 @@ def codex(choice: Choice) -> Written:
         f"env_key = {_toml(TOKEN_VARIABLE)}",
         'wire_api = "responses"',
     ]
+    if choice.memory:
+        command, *arguments = choice.memory
+        lines += [
+            "",
+            f"[mcp_servers.{MEMORY}]",
+            f"command = {_toml(command)}",
+            f"args = [{', '.join(map(_toml, arguments))}]",
+        ]
     if choice.workspace:
         lines += ["", f"[projects.{_toml(str(choice.workspace))}]", 'trust_level = "trusted"']
     return Written(
@@ -185,6 +204,8 @@ def opencode(choice: Choice) -> Written:
         "autoupdate": False,
         "share": "disabled",
     }
+    if choice.memory:
+        settings["mcp"] = {MEMORY: {"type": "local", "command": list(choice.memory), "enabled": True}}
     return Written(
         {TOKEN_VARIABLE: choice.token, "OPENCODE_DISABLE_AUTOUPDATE": "1"},
         files={".config/opencode/opencode.json": _json(settings)},
@@ -203,6 +224,7 @@ def gemini(choice: Choice) -> Written:
         "security": {"auth": {"selectedType": "gemini-api-key"}},
         "general": {"disableAutoUpdate": True, "enableAutoUpdate": False},
         "privacy": {"usageStatisticsEnabled": False},
+        **memory_servers(choice, trust=True),
     }
     # With GOOGLE_API_KEY set it asks Vertex AI. Its settings cannot say that it need not ask.
     return Written(
@@ -219,6 +241,7 @@ def qwen(choice: Choice) -> Written:
         "tools": {"approvalMode": "yolo"},
         "general": {"disableAutoUpdate": True, "enableAutoUpdate": False},
         "privacy": {"usageStatisticsEnabled": False},
+        **memory_servers(choice, trust=True),
     }
     environment = {
         "OPENAI_BASE_URL": choice.openai_base_url,

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from choir.sandbox.agent import shell
+from choir.sandbox.agent.shell import Bounded
+from choir.sandbox.agent.tree import kill_below
+
+
+def run(command: str, cwd: Path, seconds: float = 30.0) -> tuple[str, str]:
+    shown: list[str] = []
+
+    async def show(text: str) -> None:
+        shown.append(text)
+
+    try:
+        return asyncio.run(shell.run(command, str(cwd), seconds, show)), "".join(shown)
+    finally:
+        kill_below(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("echo a; echo b >&2", "a\nb\n"),
+        ("exit 3", "\n[exit code 3]"),
+        ("true", "[no output]"),
+        ("kill -9 $$", "\n[exit code -9]"),
+        ("printf '\\303'; printf '\\274\\377'", "ü\ufffd"),
+        ("cat", "[no output]"),
+        ("basename $PWD", "work\n"),
+    ],
+)
+def test_a_command(tmp_path: Path, command: str, told: str) -> None:
+    (tmp_path / "work").mkdir()
+    assert run(command, tmp_path / "work")[0] == told
+
+
+def test_it_is_killed_in_time_with_all_that_it_started(tmp_path: Path) -> None:
+    told, shown = run("echo begun; sleep 1003 & sleep 1003", tmp_path, 0.5)
+    assert told.startswith("begun\n\n[killed after")
+    assert shown == "begun\n"
+
+
+def test_what_runs_on_does_not_hold_it_up(tmp_path: Path) -> None:
+    assert run("sleep 1004 & echo done", tmp_path)[0] == "done\n"
+
+
+def test_much_output_is_bounded(tmp_path: Path) -> None:
+    told, shown = run("yes abcdefg | head -c 3000000; echo end", tmp_path)
+    assert len(told) < shell.KEPT_CHARACTERS + 100
+    assert "characters left out" in told
+    assert told.endswith("end\n")
+    assert len(shown) == shell.SHOWN_CHARACTERS
+
+
+@given(st.lists(st.text(max_size=30)), st.integers(2, 40))
+def test_bounded(pieces: list[str], most: int) -> None:
+    kept = Bounded(most)
+    for piece in pieces:
+        kept.add(piece)
+    whole = "".join(pieces)
+    if len(whole) <= most // 2 * 2:
+        assert kept.text() == whole
+    else:
+        half = most // 2
+        assert kept.text().startswith(whole[:half] + "\n… ")
+        assert kept.text().endswith(" …\n" + whole[-half:])
