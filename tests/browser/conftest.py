@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHOIR = Path(sys.executable).parent / "choir"
 CHROMIUM = Path("/usr/bin/chromium")
+expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
+WINDOW = {"width": 1280, "height": 820}
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -49,6 +55,9 @@ class Choir:
     root: Path
     process: subprocess.Popen[str]
     first_link: str
+    desktop: str = ""
+    """Where its desktop is, once ``enter`` has been there."""
+    cookies: Any = None
 
     @property
     def home(self) -> Path:
@@ -71,6 +80,16 @@ class Choir:
         (sandbox,) = self.choir("sandbox", "list")
         return sandbox
 
+    def enter(self, browser: Browser, **how: Any) -> Page:
+        """A page of a new profile at the desktop; the first one signs in, the others have its cookies."""
+        context = browser.new_context(**{"viewport": WINDOW, **how}, storage_state=self.cookies)
+        context.set_default_timeout(30_000)
+        page = context.new_page()
+        page.goto(self.desktop or self.link())
+        expect(page.locator("#link")).to_have_text("Connected")
+        self.desktop, self.cookies = page.url, context.storage_state()
+        return page
+
     def link(self) -> str:
         """Another one-time link."""
         return str(self.choir("login")["url"])
@@ -85,9 +104,13 @@ def environment(root: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def choir() -> Iterator[Choir]:
+@contextlib.contextmanager
+def running(config: str = "") -> Iterator[Choir]:
+    """A deployment of its own, configured with ``config`` (choir.toml)."""
     root = Path(tempfile.mkdtemp(prefix="choir-"))
+    path = root / ".config/choir/choir.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(config)
     process = subprocess.Popen(
         [CHOIR, "up", "--port", "0"],
         env=environment(root),
@@ -106,24 +129,78 @@ def choir() -> Iterator[Choir]:
             said += line
         found = re.search(r"http://\S+once=\S+", said)
         assert found, said
+        threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop it
         yield Choir(root, process, found[0])
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait(timeout=30)
+        process.stdout.close()
         shutil.rmtree(root)
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A fresh browser profile; a script error or a breach of the content policy fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 820})
-    context.set_default_timeout(30_000)
-    page = context.new_page()
+def choir() -> Iterator[Choir]:
+    with running() as choir:
+        yield choir
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[Choir]:
+    """One deployment for the tests that only use its desktop, with ``tests.sandbox.agent.model_double`` for a model."""
+    from tests.sandbox.agent.model_double import ModelDouble
+
+    double, loop = ModelDouble(), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(double.start(), loop).result(10)
+    key = Path(tempfile.mkdtemp(prefix="choir-key-")) / "key"
+    key.touch(0o600)
+    key.write_text(secrets.token_hex(16))
+    config = (
+        "[providers.local]\nenabled = false\n[providers.openai]\n"
+        f'base_url = "{double.origin}/v1"\nkey = "file:{key}"\nmodels = ["gpt-one", "gpt-two"]\n'
+    )
+    try:
+        with running(config) as choir:
+            yield choir
+    finally:
+        asyncio.run_coroutine_threadsafe(double.close(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        shutil.rmtree(key.parent)
+
+
+@pytest.fixture
+def desk(browser: Browser, shared: Choir) -> Iterator[Page]:
+    """The shared deployment's desktop, tidied."""
+    page = shared.enter(browser)
+    with quiet(page):
+        expect(page.locator(".window, .bare").first).to_be_visible()
+        page.get_by_role("button", name="Tidy").click()
+        expect(page.locator(".window")).to_have_count(2)
+        expect(page.get_by_role("heading", name="Prompt")).to_be_visible()
+        yield page
+
+
+@contextlib.contextmanager
+def quiet(page: Page) -> Iterator[None]:
+    """Closes the page's profile; a script error or a breach of the content policy fails the test."""
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on(
         "console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None
     )
-    yield page
-    context.close()
+    yield
+    page.context.close()
     assert wrong == []
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A fresh browser profile."""
+    context = browser.new_context(viewport=WINDOW)  # type: ignore[arg-type]
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    with quiet(page):
+        yield page

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from choir.sandbox import desktop as module
+from choir.sandbox.assets import STATIC
 
 SERVE = """
 import os, socket, sys
@@ -33,8 +34,68 @@ class Running:
     process: subprocess.Popen[bytes]
     client: aiohttp.ClientSession
 
-    async def socket(self) -> aiohttp.ClientWebSocketResponse:
-        return await self.client.ws_connect("http://desktop/api/prompt")
+    async def page(self) -> Page:
+        """An open page, told all of the past."""
+        page = Page(await self.client.ws_connect("http://desktop/api/desktop"))
+        await page.until(lambda message: message["type"] == "now")
+        while not page.layout:
+            await page.until(lambda message: message["type"] == "layout")
+        return page
+
+    async def shell(self, name: str) -> Shell:
+        socket = await self.client.ws_connect(f"http://desktop/api/terminal/{name}")
+        hello = await socket.receive_json()
+        assert hello["type"] == "hello"
+        return Shell(socket, hello)
+
+
+class Page:
+    """A page's WebSocket: ``layout`` is the last one told, ``runs`` all events of runs."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.layout: list[dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
+
+    async def until(self, wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        while True:
+            message: dict[str, Any] = await self.socket.receive_json()
+            if message["type"] == "layout":
+                self.layout = message["windows"]
+            elif message["type"] == "runs":
+                self.runs += message["events"]
+            if wanted(message):
+                return message
+
+    async def until_run(self, kind: str) -> dict[str, Any]:
+        while not any(event["kind"] == kind for event in self.runs):
+            await self.until(lambda message: message["type"] == "runs")
+        return next(event["data"] for event in self.runs if event["kind"] == kind)
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        await self.socket.send_json({"type": kind, **fields})
+
+    async def window(self, **command: Any) -> None:
+        """Give a command and wait until it is told."""
+        await self.send("window", **command)
+        await self.until(lambda message: message["type"] == "layout")
+
+    def said(self) -> str:
+        return "".join(event["data"]["text"] for event in self.runs if event["kind"] == "run_text")
+
+
+class Shell:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, hello: dict[str, Any]) -> None:
+        self.socket = socket
+        self.hello = hello
+
+    async def until(self, wanted: bytes) -> bytes:
+        said = b""
+        while wanted not in said:
+            message = await self.socket.receive()
+            assert message.type is aiohttp.WSMsgType.BINARY, (message, said)
+            said += message.data
+        return said
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +109,13 @@ async def desktop(folder: Path, environment: dict[str, str] | None = None) -> As
         listener.listen()
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", SERVE, str(listener.fileno()), str(write)],
-            env={"HOME": f"{folder}/home", "DATABASE_URL": f"sqlite:///{folder}/home/choir.db", **(environment or {})},
+            cwd=folder / "home",
+            env={
+                "HOME": f"{folder}/home",
+                "PATH": "/usr/bin:/bin",
+                "DATABASE_URL": f"sqlite:///{folder}/home/.choir/choir.db",
+                **(environment or {}),
+            },
             pass_fds=(listener.fileno(), write),
         )
     os.close(write)
@@ -79,6 +146,7 @@ def folder() -> Iterator[Path]:
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="choir-t-") as name:
+        (Path(name) / "home").mkdir()
         yield Path(name)
 
 
@@ -91,12 +159,15 @@ def test_the_page_and_its_files(folder: Path) -> None:
         assert "style=" not in page  # the policy allows no inline style or script
         assert "<style" not in page
         assert "onclick" not in page
-        for name in sorted(os.listdir(module.STATIC)):
-            async with here.client.get(f"http://desktop/static/{name}") as answer:
+        named = re.findall(r"/static/([^\"]+)", page)
+        assert {name.rpartition(".")[2] for name in named} == {"js", "css", "svg"}
+        for name in named:
+            async with here.client.get(f"http://desktop/static/{name}", headers={"accept-encoding": ""}) as answer:
                 assert answer.status == 200, name
-                assert "://" not in (await answer.text()).replace("http://www.w3.org/2000/svg", "").replace(
-                    '"wss" : "ws"}://', ""
-                ), name
+                assert "immutable" in answer.headers["cache-control"]
+                plain = await answer.read()
+            async with here.client.get(f"http://desktop/static/{name}", headers={"accept-encoding": "gzip"}) as answer:
+                assert await answer.read() == plain
         for path in ("/nothing", "/static/", "/static/..%2Fdesktop.py", "/static/nothing.js", "/static/../desktop.py"):
             async with here.client.get(aiohttp.client.URL(f"http://desktop{path}", encoded=True)) as answer:
                 assert answer.status == 404
@@ -108,30 +179,229 @@ def test_the_page_and_its_files(folder: Path) -> None:
     run(folder, test)
 
 
+def test_first_paint_needs_less_than_100_kb_of_script() -> None:
+    first = [path for path in Path(STATIC).glob("*.js") if not path.name.startswith("shell-")]
+    assert 10_000 < sum(path.stat().st_size for path in first) < 100_000
+    assert list(Path(STATIC).glob("shell-*.js"))  # the terminal comes when one is opened
+
+
+def test_the_layout_is_one_for_all_pages_and_stays(folder: Path) -> None:
+    async def first(here: Running) -> None:
+        one, two = await here.page(), await here.page()
+        assert [window["id"] for window in one.layout] == ["activity", "prompt"]
+        await one.window(op="open", app="files")
+        await two.until(lambda message: message["type"] == "layout")
+        assert two.layout == one.layout
+        await two.window(op="place", id="files", x=10, y=20, width=3000, height=4000)
+        await one.until(lambda message: message["type"] == "layout")
+        assert one.layout == two.layout
+        await one.send("window", op="close", id="nothing")
+        assert (await one.until(lambda message: message["type"] == "refused"))["note"]
+
+    async def second(here: Running) -> None:
+        page = await here.page()
+        assert [window["id"] for window in page.layout] == ["activity", "prompt", "files"]
+        assert page.layout[-1]["x"] == 10
+
+    run(folder, first)
+    run(folder, second)
+
+
 def test_without_a_provider_it_says_so(folder: Path) -> None:
     async def test(here: Running) -> None:
-        socket = await here.socket()
-        assert await socket.receive_json() == {"type": "history", "messages": [], "busy": False}
-        await socket.send_json({"type": "prompt", "text": "Hello"})
-        while (event := await socket.receive_json())["type"] != "end":
-            pass
-        assert event["state"] == "failed"
-        assert event["note"].startswith("No model is available")
-        await socket.close()
+        page = await here.page()
+        await page.send("prompt", text="Hello")
+        assert (await page.until(lambda message: message["type"] == "refused"))["note"].startswith(
+            "No model is available"
+        )
 
     run(folder, test)
 
 
 def test_nonsense_is_refused_and_the_socket_stays(folder: Path) -> None:
     async def test(here: Running) -> None:
-        socket = await here.socket()
-        await socket.receive_json()
+        page = await here.page()
         for wrong in ("{", "[]", "null", '{"type": "what"}', '{"type": "prompt"}', '{"type": "prompt", "text": " "}'):
-            await socket.send_str(wrong)
-            assert (await socket.receive_json())["type"] == "refused"
-        await socket.send_bytes(b"\x00")
-        assert (await socket.receive_json())["type"] == "refused"
-        await socket.close()
+            await page.socket.send_str(wrong)
+            assert (await page.socket.receive_json())["type"] == "refused"
+        await page.socket.send_bytes(b"\x00")
+        assert (await page.socket.receive_json())["type"] == "refused"
+
+    run(folder, test)
+
+
+def test_a_shell_is_there_again_for_the_next_page(folder: Path) -> None:
+    async def test(here: Running) -> None:
+        page = await here.page()
+        await page.window(op="open", app="terminal")
+        one = await here.shell("terminal-1")
+        await one.socket.send_bytes(b"cd /usr; echo $((6*7))x\n")
+        await one.until(b"42x\r\n")
+        await one.socket.send_json({"type": "resize", "columns": 100, "rows": 30})
+        await one.socket.close()
+        two = await here.shell("terminal-1")
+        assert (two.hello["columns"], two.hello["rows"]) == (100, 30)
+        assert two.hello["replay"] > 0
+        await two.until(b"42x\r\n")
+        await two.socket.send_bytes(b"pwd; stty size\n")
+        assert b"/usr\r\n30 100" in await two.until(b"30 100")
+        three = await here.shell("terminal-1")
+        await three.socket.send_json({"type": "resize", "columns": 90, "rows": 20})
+        while (message := await two.socket.receive()).type is not aiohttp.WSMsgType.TEXT:
+            pass
+        assert json.loads(message.data) == {"type": "size", "columns": 90, "rows": 20}
+
+    run(folder, test)
+
+
+def test_a_shells_end_is_told_and_another_follows(folder: Path) -> None:
+    async def test(here: Running) -> None:
+        page = await here.page()
+        await page.window(op="open", app="terminal")
+        shell = await here.shell("terminal-1")
+        await shell.socket.send_json({"type": "again"})  # it has not ended
+        await shell.socket.send_bytes(b"echo first''one; exit 3\n")
+        await shell.until(b"firstone")
+        while (message := await shell.socket.receive()).type is not aiohttp.WSMsgType.TEXT:
+            pass
+        assert json.loads(message.data) == {"type": "exit", "code": 3}
+        await shell.socket.send_json({"type": "again"})
+        while (message := await shell.socket.receive()).type is not aiohttp.WSMsgType.TEXT:
+            pass
+        assert json.loads(message.data)["type"] == "hello"
+        await shell.socket.send_bytes(b"echo second''one\n")
+        assert b"firstone" not in await shell.until(b"secondone")
+
+    run(folder, test)
+
+
+def test_closing_the_window_ends_the_shell_and_all_in_it(folder: Path) -> None:
+    async def test(here: Running) -> None:
+        page = await here.page()
+        await page.window(op="open", app="terminal")
+        shell = await here.shell("terminal-1")
+        await shell.socket.send_bytes(b"sleep 1000 & echo pid''=$! end''.\n")
+        said = await shell.until(b" end.")
+        pid = int(said.rpartition(b"pid=")[2].split()[0])
+        await page.window(op="close", id="terminal-1")
+        while (message := await shell.socket.receive()).type is aiohttp.WSMsgType.BINARY:
+            pass
+        assert message.type is aiohttp.WSMsgType.CLOSE
+        assert shell.socket.close_code == 4404
+        assert not Path(f"/proc/{pid}").exists() or b" Z " in Path(f"/proc/{pid}/stat").read_bytes()
+        for name in ("terminal-1", "prompt-1", "../files", ""):
+            socket = await here.client.ws_connect(f"http://desktop/api/terminal/{name}")
+            await socket.receive()
+            assert socket.close_code == 4404
+
+    run(folder, test)
+
+
+def test_more_than_a_page_can_take_is_held_back_and_nothing_is_lost(folder: Path) -> None:
+    async def test(here: Running) -> None:
+        page = await here.page()
+        await page.window(op="open", app="terminal")
+        shell = await here.shell("terminal-1")
+        await shell.socket.send_bytes(b"seq 1 400000; echo all''done\n")
+        said, size = bytearray(), 0
+        while b"alldone" not in said[-2000:]:
+            message = await shell.socket.receive()
+            assert message.type is aiohttp.WSMsgType.BINARY
+            said += message.data
+            size += len(message.data)
+            if size > 32 * 1024:
+                await shell.socket.send_json({"type": "seen", "bytes": size})
+                size = 0
+        numbers = [int(line) for line in said.split(b"\r\n") if line.isdigit()]
+        assert numbers == list(range(2, 400_001))  # the shell turns off bracketed paste before the first
+
+    run(folder, test)
+
+
+def test_files_over_http(folder: Path) -> None:
+    url = "http://desktop/api/files/"
+
+    async def test(here: Running) -> None:
+        big = os.urandom(3_000_000)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(big), 100_000):
+                yield big[at : at + 100_000]
+
+        new = {"if-none-match": "*"}
+        async with here.client.put(url + "content?path=big", data=pieces(), headers=new) as answer:
+            assert answer.status == 200
+            etag = answer.headers["etag"]
+        async with here.client.put(url + "content?path=big", data=b"", headers=new) as answer:
+            assert answer.status == 409
+        async with here.client.put(url + "content?path=big", data=b"") as answer:
+            assert answer.status == 400
+        async with here.client.get(url + "content?path=big") as answer:
+            assert await answer.read() == big
+            assert answer.headers["etag"] == etag
+            assert answer.headers["content-disposition"].startswith("attachment")
+        async with here.client.get(url + "content?path=big&text=1") as answer:
+            assert (answer.status, (await answer.json())["error"]["reason"]) == (413, "too_large")
+        async with here.client.post(url + "folder?path=d") as answer:
+            assert answer.status == 200
+        async with here.client.put(url + "content?path=d/t%C3%A9xt", data="é".encode(), headers=new) as answer:
+            etag = answer.headers["etag"]
+        async with here.client.get(url + "content?path=d/t%C3%A9xt&text=1") as answer:
+            assert (await answer.text(), answer.content_type) == ("é", "text/plain")
+        for data, status in ((b"two", 200), (b"three", 412)):
+            given = {"if-match": etag}
+            async with here.client.put(url + "content?path=d/t%C3%A9xt", data=data, headers=given) as answer:
+                assert answer.status == status
+        assert (folder / "home/d/téxt").read_text() == "two"
+        async with here.client.get(url + "content?path=.choir/choir.db&text=1") as answer:
+            assert (answer.status, (await answer.json())["error"]["reason"]) in ((415, "binary"), (404, "file_missing"))
+        async with here.client.post(url + "rename?path=d/t%C3%A9xt&to=d/text") as answer:
+            assert answer.status == 200
+        async with here.client.get(url + "list?path=d") as answer:
+            assert [entry["name"] for entry in (await answer.json())["entries"]] == ["text"]
+        async with here.client.post(url + "delete?path=d") as answer:
+            assert answer.status == 200
+        for path, status in (
+            ("list?path=d", 404),
+            ("list?path=..", 400),
+            ("content?path=/etc/passwd", 400),
+            ("x", 404),
+        ):
+            async with here.client.get(url + path) as answer:
+                assert answer.status == status
+        async with here.client.post(url + "list") as answer:
+            assert answer.status == 405
+
+    run(folder, test)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(folder: Path) -> None:
+    async def test(here: Running) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"x" * 100_000
+            while not list((folder / "home").glob("*.part")) and not list((folder / "home").glob(".*.part")):
+                await asyncio.sleep(0.01)
+            raise RuntimeError
+
+        with pytest.raises((RuntimeError, aiohttp.ClientError)):
+            await here.client.put(
+                "http://desktop/api/files/content?path=big", data=pieces(), headers={"if-none-match": "*"}
+            )
+        while os.listdir(folder / "home") != []:
+            await asyncio.sleep(0.01)
+
+    run(folder, test)
+
+
+def test_the_memory_is_there(folder: Path) -> None:
+    async def test(here: Running) -> None:
+        url = "http://desktop/api/memory/"
+        draft = {"collection": "user_inputs", "content": "likes green tea"}
+        async with here.client.post(url + "ingest", json={"draft": draft}) as answer:
+            assert answer.status == 200, await answer.text()
+        async with here.client.post(url + "search", json={"collection": "user_inputs", "query": "tea"}) as answer:
+            (found,) = (await answer.json())["result"]
+            assert found["item"]["content"] == "likes green tea"
 
     run(folder, test)
 
@@ -139,14 +409,10 @@ def test_nonsense_is_refused_and_the_socket_stays(folder: Path) -> None:
 async def openai(request: web.Request) -> web.StreamResponse:
     assert request.headers["Authorization"] == "Bearer token"
     body = await request.json()
-    assert body["stream"] is True
-    if body["messages"][-1]["content"] == "refuse":
-        return web.json_response(
-            {"error": {"type": "gateway", "reason": "rate", "message": "Too many calls."}}, status=429
-        )
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
-    for piece in (body["model"], " says ", body["messages"][-1]["content"]):
+    asked = body["messages"][-1]["content"]
+    for piece in (body["model"], " says ", asked):
         chunk = {
             "id": "1",
             "object": "chat.completion.chunk",
@@ -155,181 +421,74 @@ async def openai(request: web.Request) -> web.StreamResponse:
             "choices": [{"index": 0, "delta": {"content": piece}}],
         }
         await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
-    if body["messages"][-1]["content"] == "hang":
+    if asked == "hang":
         await asyncio.Event().wait()
     await response.write(b"data: [DONE]\n\n")
     return response
 
 
-async def models(request: web.Request) -> web.StreamResponse:
-    return web.json_response(
-        {
-            "object": "list",
-            "data": [
-                {"id": "first", "object": "model", "created": 1, "owned_by": "x"},
-                {"id": "second", "object": "model", "created": 1, "owned_by": "x"},
-            ],
-        }
-    )
-
-
-async def anthropic(request: web.Request) -> web.StreamResponse:
-    assert "token" in (
-        request.headers.get("x-api-key", ""),
-        request.headers.get("Authorization", "").removeprefix("Bearer "),
-    )
-    body = await request.json()
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await response.prepare(request)
-    message = {
-        "id": "1",
-        "type": "message",
-        "role": "assistant",
-        "model": body["model"],
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "usage": {"input_tokens": 1, "output_tokens": 1},
-    }
-    events: list[dict[str, Any]] = [
-        {"type": "message_start", "message": message},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        *(
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}}
-            for piece in ("Bonjour", ", monde")
-        ),
-        {"type": "content_block_stop", "index": 0},
-        {
-            "type": "message_delta",
-            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
-            "usage": {"output_tokens": 2},
-        },
-        {"type": "message_stop"},
-    ]
-    for event in events:
-        await response.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
-    return response
-
-
-def with_model(
-    folder: Path, test: Callable[[Running], Coroutine[Any, Any, None]], variables: Callable[[str], dict[str, str]]
-) -> None:
+def with_model(folder: Path, *tests: Callable[[Running], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
         provider = web.Application()
         provider.router.add_post("/v1/chat/completions", openai)
-        provider.router.add_get("/v1/models", models)
-        provider.router.add_post("/v1/messages", anthropic)
         runner = web.AppRunner(provider, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.5)
         await site.start()
         assert site._server is not None
         port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        given = {
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
+            "OPENAI_API_KEY": "token",
+            "CHOIR_MODEL": "chosen",
+        }
         try:
-            async with desktop(folder, variables(f"http://127.0.0.1:{port}")) as here:
-                await test(here)
+            for test in tests:
+                async with desktop(folder, given) as here:
+                    await test(here)
         finally:
             await runner.cleanup()
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+    asyncio.run(asyncio.wait_for(main(), 90))
 
 
-async def answer_to(socket: aiohttp.ClientWebSocketResponse, text: str) -> tuple[list[str], dict[str, Any]]:
-    await socket.send_json({"type": "prompt", "text": text})
-    pieces = []
-    while (event := await socket.receive_json())["type"] != "end":
-        if event["type"] == "token":
-            pieces.append(event["text"])
-    return pieces, event
-
-
-def openai_at(base: str) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": f"{base}/v1", "OPENAI_API_KEY": "token"}
-
-
-def test_an_answer_through_the_openai_sdk(folder: Path) -> None:
-    async def test(here: Running) -> None:
-        socket = await here.socket()
-        await socket.receive_json()
-        await socket.send_json({"type": "warm"})
-        pieces, end = await answer_to(socket, "hello")
-        assert (pieces, end["state"]) == (["first", " says ", "hello"], "done")
-        pieces, end = await answer_to(socket, "refuse")
-        assert (pieces, end["state"], end["note"]) == ([], "failed", "Too many calls.")
-        again = await here.socket()
-        messages = (await again.receive_json())["messages"]
-        assert [each["text"] for each in messages] == ["hello", "first says hello", "refuse", ""]
-        await again.close()
-        await socket.close()
-
-    with_model(folder, test, openai_at)
-
-
-def test_the_operators_model_is_asked_for(folder: Path) -> None:
-    async def test(here: Running) -> None:
-        socket = await here.socket()
-        await socket.receive_json()
-        assert (await answer_to(socket, "hello"))[0][0] == "chosen"
-        await socket.close()
-
-    with_model(folder, test, lambda base: {**openai_at(base), "CHOIR_MODEL": "chosen"})
-
-
-def test_an_answer_through_the_anthropic_sdk(folder: Path) -> None:
-    async def test(here: Running) -> None:
-        socket = await here.socket()
-        await socket.receive_json()
-        pieces, end = await answer_to(socket, "hello")
-        assert ("".join(pieces), end["state"], end["note"]) == ("Bonjour, monde", "done", "")
-        await socket.close()
-
-    with_model(
-        folder, test, lambda base: {"ANTHROPIC_BASE_URL": base, "ANTHROPIC_API_KEY": "token", "CHOIR_MODEL": "m"}
-    )
-
-
-def test_stop_and_the_event_stream(folder: Path) -> None:
-    async def test(here: Running) -> None:
-        async with here.client.get("http://desktop/api/events") as stream:
-            assert stream.content_type == "text/event-stream"
-            assert await stream.content.readuntil(b"\n\n") == b'event: run\ndata: {"busy": false}\n\n'
-            socket = await here.socket()
-            await socket.receive_json()
-            await socket.send_json({"type": "prompt", "text": "hang"})
-            assert await stream.content.readuntil(b"\n\n") == b'event: run\ndata: {"busy": true}\n\n'
-            while (event := await socket.receive_json()).get("text") != "hang":
-                pass
-            await socket.send_json({"type": "stop"})
-            event = await socket.receive_json()
-            assert (event["type"], event["state"]) == ("end", "stopped")
-            assert await stream.content.readuntil(b"\n\n") == b'event: run\ndata: {"busy": false}\n\n'
-            await socket.close()
-
-    with_model(folder, test, openai_at)
-
-
-def test_sigterm_ends_it_at_once_with_a_run_under_way_and_keeps_it(folder: Path) -> None:
+def test_a_run_is_told_to_every_page_and_goes_on_without_one(folder: Path) -> None:
     async def first(here: Running) -> None:
-        socket = await here.socket()
-        await socket.receive_json()
-        await socket.send_json({"type": "prompt", "text": "hang"})
-        while (await socket.receive_json()).get("text") != "hang":
-            pass
+        page = await here.page()
+        await page.send("warm")
+        await page.send("prompt", text="hello")
+        await page.until_run("run_finished")
+        assert page.said() == "chosen says hello"
+        await page.send("prompt", text="hang")
+        while "hang" not in page.said():
+            await page.until(lambda message: message["type"] == "runs")
+        await page.socket.close()
+        again = await here.page()
+        assert [event["data"]["prompt"] for event in again.runs if event["kind"] == "run_started"] == ["hello", "hang"]
+        assert again.said() == "chosen says hellochosen says hang"
+        await again.send("stop")
+        assert (await again.until_run("run_stopped"))["by"] == "person"
+        await again.send("prompt", text="hang")
+        while again.said().count("hang") < 2:
+            await again.until(lambda message: message["type"] == "runs")
         here.process.send_signal(signal.SIGTERM)
-        while not (await socket.receive()).type.name.startswith("CLOS"):
+        while not (await again.socket.receive()).type.name.startswith("CLOS"):
             pass
 
     async def second(here: Running) -> None:
-        socket = await here.socket()
-        messages = (await socket.receive_json())["messages"]
-        assert [(each["text"], each["state"]) for each in messages] == [
-            ("hang", "done"),
-            ("first says hang", "stopped"),
+        page = await here.page()
+        assert [event["kind"] for event in page.runs if event["kind"].startswith("run_st")] == [
+            "run_started",
+            "run_started",
+            "run_stopped",
+            "run_started",
+            "run_stopped",
         ]
-        await socket.close()
+        await page.send("clear")
+        await page.until_run("conversation_cleared")
+        assert [event["kind"] for event in (await here.page()).runs] in ([], ["conversation_cleared"])
 
-    with_model(folder, first, openai_at)
-    with_model(folder, second, openai_at)
+    with_model(folder, first, second)
 
 
 LEAN = """
@@ -337,7 +496,8 @@ import sys
 from choir.sandbox import desktop
 import uvicorn.config, uvicorn.server, uvicorn.protocols.http.httptools_impl
 heavy = {"starlette", "sqlalchemy", "openai", "anthropic", "aiohttp", "pydantic", "msgspec", "httpx2", "structlog"}
-print(sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
+heavy |= {"choir.sandbox." + name for name in ("terminals", "files", "live", "event_store", "agent", "memory")}
+print(sorted(heavy & {*sys.modules, *(name.partition(".")[0] for name in sys.modules)}))
 """
 
 

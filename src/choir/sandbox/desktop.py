@@ -1,57 +1,68 @@
 """The desktop's backend inside the sandbox: raw ASGI on uvicorn's protocols, few imports, no timer when idle.
 
+Everything but the page itself is imported and opened when it is first asked for: a sandbox is to start at once.
+
 ===========================  ==================================================================================
 route
 ===========================  ==================================================================================
 ``GET /``                    the page
 ``GET /static/NAME``         its scripts and styles
-``WS /api/prompt``           out: ``Conversation.follow``'s events, ``refused``; in: ``{"type": "prompt", "text"}``,
-                             ``stop``, ``clear``, ``warm``
-``GET /api/events``          server-sent events: ``run`` with ``{"busy"}`` whenever that changes
+``WS /api/desktop``          the windows and the conversation, live: ``choir.sandbox.live``
+``WS /api/terminal/ID``      a window's shell: ``choir.sandbox.terminals``
+``/api/files/...``           ``choir.sandbox.files_api``
+``/api/memory/...``          ``choir.sandbox.memory.http_api``
 ===========================  ==================================================================================
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
 
-from choir.sandbox.agent_loop import AgentError, AgentLoop
-from choir.sandbox.conversation import Conversation, Messages, database_path
+from choir import logs
+from choir.sandbox import assets
+from choir.sandbox.database import database_path
 
-STATIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "static")
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
+if TYPE_CHECKING:
+    from choir.sandbox.actor import ThreadActor
+    from choir.sandbox.agent.service import AgentService
+    from choir.sandbox.event_store import EventStore
+    from choir.sandbox.files import Files
+    from choir.sandbox.live import Live
+    from choir.sandbox.terminals import Terminals
+    from choir.sandbox.windows import Windows
+
 MAX_MESSAGE_BYTES = 1024 * 1024
-KEEPALIVE_SECONDS = 20.0
 DRAIN_SECONDS = 1.0
+NO_SUCH_PLACE = 4404
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def serve(sockets: list[socket.socket], on_ready: Callable[[], None]) -> None:
-    """Serve the desktop on listening ``sockets`` until SIGTERM or SIGINT; calls ``on_ready`` when it answers."""
-    asyncio.run(_serve(sockets, on_ready))
+def serve(
+    sockets: list[socket.socket], on_ready: Callable[[], None], accepted: Callable[[], list[int]] = lambda: []
+) -> None:
+    """Serve the desktop on listening ``sockets`` until SIGTERM or SIGINT; calls ``on_ready`` when it answers.
+
+    Args:
+        accepted: called once, then; descriptors of connections to take over (``choir.sandbox.doorman``).
+    """
+    asyncio.run(_serve(sockets, on_ready, accepted))
 
 
-async def _serve(sockets: list[socket.socket], on_ready: Callable[[], None]) -> None:
+async def _serve(sockets: list[socket.socket], on_ready: Callable[[], None], accepted: Callable[[], list[int]]) -> None:
     from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
     from uvicorn.server import ServerState
 
-    messages = Messages(database_path(os.environ["DATABASE_URL"]))
-    desktop = Desktop(Conversation(messages, AgentLoop(os.environ)))
+    logs.take_standard_logging("sandbox", {"sandbox_id": os.environ.get("CHOIR_SANDBOX_ID", "")})
+    desktop = Desktop(dict(os.environ), os.getcwd())
     config = Config(
         desktop,
         http=HttpToolsProtocol,
@@ -70,14 +81,18 @@ async def _serve(sockets: list[socket.socket], on_ready: Callable[[], None]) -> 
     # uvicorn.Server would wake up ten times a second; its protocol alone does not.
     state = ServerState()
     loop = asyncio.get_running_loop()
+
+    def protocol() -> HttpToolsProtocol:
+        return HttpToolsProtocol(config=config, server_state=state, app_state={})
+
+    waiting = [socket.socket(fileno=descriptor) for descriptor in accepted()]
     servers = []
     for sock in sockets:
         sock.setblocking(False)
-        servers.append(
-            await loop.create_server(
-                lambda: HttpToolsProtocol(config=config, server_state=state, app_state={}), sock=sock
-            )
-        )
+        servers.append(await loop.create_server(protocol, sock=sock))
+    for sock in waiting:
+        sock.setblocking(False)
+        await loop.connect_accepted_socket(protocol, sock)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -87,135 +102,142 @@ async def _serve(sockets: list[socket.socket], on_ready: Callable[[], None]) -> 
         server.close()
     for connection in list(state.connections):
         connection.shutdown()
-    await desktop.conversation.close()
+    await desktop.close()
     if state.tasks:
         _, late = await asyncio.wait(state.tasks, timeout=DRAIN_SECONDS)
         for task in late:
             task.cancel()
-    messages.close()
 
 
 class Desktop:
-    """The ASGI application."""
+    """The ASGI application, and what it opens on first use.
 
-    def __init__(self, conversation: Conversation) -> None:
-        self.conversation = conversation
+    Args:
+        environment: the sandbox's own (``choir.contract``).
+        folder: what Files shows.
+    """
+
+    def __init__(self, environment: Mapping[str, str], folder: str) -> None:
+        self._environment = environment
+        self._folder = folder
+        self._database = database_path(environment["DATABASE_URL"])
+        self._store: EventStore | None = None
+        self._agent: AgentService | None = None
+        self._windows: Windows | None = None
+        self._memory: ThreadActor | None = None
+        self._terminals: Terminals | None = None
+        self._files: Files | None = None
+        self._live: Live | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if scope["type"] == "websocket":
-            if path == "/api/prompt":
-                await self._prompt(receive, send)
-            else:
-                await receive()
-                await send({"type": "websocket.close", "code": 1000})
+        if scope.get("client") and path.startswith("/api/") and not path.startswith("/api/memory/"):
+            await self._refuse(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(path, receive, send)
+        elif path.startswith("/api/files/"):
+            from choir.sandbox.files_api import FilesApi
+
+            await FilesApi(self.files())(scope, receive, send)
+        elif path.startswith("/api/memory/"):
+            from choir.sandbox.memory.http_api import MemoryApi
+
+            await MemoryApi(self.memory())(scope, receive, send)
         elif scope["method"] not in ("GET", "HEAD"):
-            await _answer(send, 405, "text/plain", b"method not allowed\n")
+            await assets.answer(send, 405, b"text/plain", b"method not allowed\n")
         elif path == "/":
-            await _file(send, "desktop.html")
+            await assets.page(send)
         elif path.startswith("/static/"):
-            await _file(send, path.removeprefix("/static/"))
-        elif path == "/api/events":
-            await self._events(receive, send)
+            await assets.file(send, path.removeprefix("/static/"), dict(scope["headers"]).get(b"accept-encoding", b""))
         else:
-            await _answer(send, 404, "text/plain", b"not found\n")
+            await assets.answer(send, 404, b"text/plain", b"not found\n")
 
-    async def _prompt(self, receive: Receive, send: Send) -> None:
-        await receive()  # websocket.connect
-        await send({"type": "websocket.accept"})
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Over the loopback come an agent's commands, which are kept from all but the memory (``agent.separation``)."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await assets.answer(send, 403, b"text/plain", b"only the memory is answered here\n")
 
-        async def tell(event: object) -> None:
-            await send({"type": "websocket.send", "text": json.dumps(event, separators=(",", ":"))})
+    async def close(self) -> None:
+        """End the shells and the run, and store what is to be stored."""
+        if self._terminals is not None:
+            await self._terminals.stop()
+        if self._agent is not None:
+            await self._agent.close()
+        for actor in (self._store, self._memory):
+            if actor is not None:
+                await actor.stop()
+        if self._files is not None:
+            self._files.close()
 
-        async def follow() -> None:
-            with self.conversation.follow() as (first, following):
-                await tell(first)
-                while (event := await following())["type"] != "behind":
-                    await tell(event)
-            await send({"type": "websocket.close", "code": 1013})
+    async def _websocket(self, path: str, receive: Receive, send: Send) -> None:
+        if path == "/api/desktop":
+            await self.live().serve(receive, send)
+            return
+        name = path.removeprefix("/api/terminal/")
+        if name != path and any(name == each.id for each in await self.windows().layout()):
+            await self.terminals().serve(name, receive, send)
+            return
+        await receive()
+        await send({"type": "websocket.accept"})  # else the page would not see the code
+        await send({"type": "websocket.close", "code": NO_SUCH_PLACE})
 
-        following = asyncio.create_task(follow())
-        try:
-            while (message := await receive())["type"] != "websocket.disconnect":
-                try:
-                    self._obey(json.loads(message.get("text") or "null"))
-                except (AgentError, ValueError, TypeError, KeyError) as error:
-                    note = str(error) if isinstance(error, AgentError) else "That was not understood."
-                    await tell({"type": "refused", "note": note})
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+    def live(self) -> Live:
+        if self._live is None:
+            from choir.sandbox.live import Live
 
-    def _obey(self, message: dict[str, Any]) -> None:
-        match message["type"]:
-            case "prompt":
-                self.conversation.prompt(str(message["text"]))
-            case "stop":
-                self.conversation.stop()
-            case "clear":
-                self.conversation.clear()
-            case "warm":
-                self.conversation.warm()
-            case _:
-                raise ValueError("unknown type")
+            self._live = Live(self.agent(), self.store(), self.windows(), self._close_terminal)
+        return self._live
 
-    async def _events(self, receive: Receive, send: Send) -> None:
-        following = asyncio.create_task(self._send_events(send))
-        try:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+    def store(self) -> EventStore:
+        if self._store is None:
+            from choir.sandbox.event_store import EventStore
 
-    async def _send_events(self, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+            self._store = EventStore(self._database)
+            self._store.start()
+        return self._store
 
-        async def tell(data: bytes) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+    def agent(self) -> AgentService:
+        if self._agent is None:
+            from choir.sandbox.agent.recollection import Recollection
+            from choir.sandbox.agent.service import AgentService
 
-        with self.conversation.follow() as (first, following):
-            await tell(_run_event(first["busy"]))
-            while True:
-                try:
-                    async with asyncio.timeout(KEEPALIVE_SECONDS):
-                        event = await following()
-                except TimeoutError:
-                    await tell(b": still here\n\n")
-                    continue
-                if event["type"] == "message" and event["message"]["state"] == "running":
-                    await tell(_run_event(True))
-                elif event["type"] == "end":
-                    await tell(_run_event(False))
+            state = os.path.dirname(self._database)
+            self._agent = AgentService(self.store(), Recollection(self.memory), self._environment, state)
+        return self._agent
 
+    def windows(self) -> Windows:
+        if self._windows is None:
+            from choir.sandbox.windows import Windows
 
-def _run_event(busy: bool) -> bytes:
-    return b"event: run\ndata: " + json.dumps({"busy": busy}).encode() + b"\n\n"
+            self._windows = Windows(self.store())
+        return self._windows
 
+    def memory(self) -> ThreadActor:
+        if self._memory is None:
+            from choir.sandbox.memory.actor import memory_actor
 
-async def _answer(send: Send, status: int, kind: str, body: bytes) -> None:
-    headers = [
-        (b"content-type", kind.encode()),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-cache"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+            self._memory = memory_actor(self._database)
+            self._memory.start()
+        return self._memory
 
+    def terminals(self) -> Terminals:
+        if self._terminals is None:
+            from choir.sandbox.terminals import Terminals
 
-async def _file(send: Send, name: str) -> None:
-    kind = TYPES.get(os.path.splitext(name)[1], "")
-    body = _read(name) if kind and "/" not in name else None
-    if body is None:
-        await _answer(send, 404, "text/plain", b"not found\n")
-    else:
-        await _answer(send, 200, kind, body)
+            self._terminals = Terminals(self._environment)
+            self._terminals.start()
+        return self._terminals
 
+    def files(self) -> Files:
+        if self._files is None:
+            from choir.sandbox.files import Files
 
-def _read(name: str) -> bytes | None:
-    try:
-        with open(os.path.join(STATIC, name), "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
+            self._files = Files(self._folder)
+        return self._files
+
+    async def _close_terminal(self, name: str) -> None:
+        if self._terminals is not None:
+            await self._terminals.close(name)

@@ -3,20 +3,19 @@
 Runs as ``python -I -S`` with Choir's read-only code, in ``/``, with an empty environment: nothing that an earlier
 sandbox left in the home or workspace can run before the listener is out and the check is done. Its channel leads to the
 keeper (``choir.isolation.keeper``). It sends ``{"phase": …}``, ``{"executing": true}`` or ``{"reason", "message",
-"hint"}``, and waits for ``{"op": "proceed"}``. Standard library only.
+"hint"}``, and waits for ``{"op": "proceed"}``. Standard library only, and little of it: every sandbox waits for these
+imports.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import _signal  # type: ignore[import-not-found]  # ``signal`` without the enums
+import _socket
 import os
 import resource
-import signal
-import socket
 import sys
 
-from choir import keyfiles, keyless
+from choir import keyfiles, keyless, plain_json
 from choir.channel import Channel, ChannelClosed
 from choir.errors import EXIT_REFUSED, ChoirError, StartError
 
@@ -24,14 +23,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from choir.sandbox.doorman import Doorman
+
 _DESKTOP_SOCKET = "/run/desktop.sock"
+_PAGE = os.path.join(os.path.dirname(__file__), "static", "desktop.html")
 _TIOCSCTTY = 0x540E
 
 
 def main(descriptor: int) -> NoReturn:
     """Never returns: execs the command, or serves the desktop and exits."""
     os.set_inheritable(descriptor, False)
-    channel = Channel(socket.socket(fileno=descriptor))
+    channel = Channel(_socket.socket(fileno=descriptor))
     try:
         _run(channel)
     except ChoirError as error:
@@ -47,7 +49,7 @@ def _run(channel: Channel) -> None:
     message, descriptors = channel.receive()
     with open(descriptors[0], "rb") as file:
         file.seek(0)
-        plan: dict[str, Any] = json.loads(file.read())
+        plan: dict[str, Any] = plain_json.loads(file.read())
     stdio = descriptors[1:]
     channel.send({"phase": "namespace"})
     listener = _tcp_listener(plan["listener"])
@@ -87,16 +89,16 @@ def _close_all_but(kept: set[int]) -> None:
             continue
 
 
-def _tcp_listener(address: list[Any]) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _tcp_listener(address: list[Any]) -> _socket.socket:
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
     sock.bind((address[0], address[1]))
     sock.listen(1024)
     return sock
 
 
-def _unix_listener(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _unix_listener(path: str) -> _socket.socket:
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     sock.bind(path)
     sock.listen(128)
     return sock
@@ -109,11 +111,12 @@ def _check(plan: dict[str, Any], descriptors: set[int]) -> None:
     keyless.check_descriptors(descriptors)
 
 
-def _hand_out(channel: Channel, listener: socket.socket, desktop: socket.socket | None) -> None:
+def _hand_out(channel: Channel, listener: _socket.socket, desktop: _socket.socket | None) -> None:
     """Pass the listener, the desktop's socket as a place to connect to, and a handle of this process; keep no copy."""
     handles = [listener.fileno()]
     if desktop is not None:
         handles.append(os.open(_DESKTOP_SOCKET, os.O_PATH | os.O_CLOEXEC))
+        os.unlink(_DESKTOP_SOCKET)  # the handle is enough, and nobody inside shall connect to it
     handles.append(os.pidfd_open(os.getpid()))
     channel.send({"phase": "listener"}, handles)
     for handle in handles[1:]:
@@ -137,10 +140,11 @@ def _limit(plan: dict[str, Any]) -> None:
 def _take_terminal() -> None:
     """Make descriptor 0 the controlling terminal of a session of our own (tty_ioctl(4))."""
     import fcntl
+    from contextlib import suppress
 
-    with contextlib.suppress(PermissionError):  # the launcher made us a session leader already
+    with suppress(PermissionError):  # the launcher made us a session leader already
         os.setsid()
-    with contextlib.suppress(OSError):  # somebody else's; the command runs without job control
+    with suppress(OSError):  # somebody else's; the command runs without job control
         fcntl.ioctl(0, _TIOCSCTTY, 0)
 
 
@@ -170,8 +174,8 @@ def _become(channel: Channel, plan: dict[str, Any]) -> None:
     os.chdir(plan["cwd"])
     program = _find(command[0], environment["PATH"])
     channel.send({"executing": True})
-    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(ignored_by_python, signal.SIG_DFL)  # a command would inherit it
+    for ignored_by_python in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(ignored_by_python, _signal.SIG_DFL)  # a command would inherit it
     try:
         # Every descriptor but 0-2 is close-on-exec; the channel's closing is how the keeper sees the exec.
         os.execve(program, command, environment)  # noqa: S606 - no shell is the point
@@ -183,15 +187,38 @@ def _become(channel: Channel, plan: dict[str, Any]) -> None:
         ) from error
 
 
-def _serve_desktop(channel: Channel, plan: dict[str, Any], desktop: socket.socket) -> None:
-    import site
-
+def _serve_desktop(channel: Channel, plan: dict[str, Any], desktop: _socket.socket) -> None:
     channel.send({"phase": "desktop"})
     os.environ.update(plan["environment"])
     os.chdir(plan["cwd"])
-    loopback = _tcp_listener(plan["desktop"])
+    listeners = [desktop, _tcp_listener(plan["desktop"])]
+    for number in (_signal.SIGTERM, _signal.SIGINT):  # until the desktop handles them; nothing is to be kept yet
+        _signal.signal(number, lambda number, frame: os._exit(0))
+    doorman = _doorman(listeners)
+    if doorman is not None:
+        channel.send({"phase": "ready"})
+    import site
+    import socket
+
     for folder in plan["sites"]:
         site.addsitedir(folder)
     from choir.sandbox.desktop import serve
 
-    serve([desktop, loopback], lambda: channel.send({"phase": "ready"}))
+    serve(
+        [socket.socket(fileno=sock.detach()) for sock in listeners],
+        lambda: None if doorman else channel.send({"phase": "ready"}),
+        doorman.leave if doorman else list,
+    )
+
+
+def _doorman(listeners: list[_socket.socket]) -> Doorman | None:
+    """One at work, when there is a page to answer with."""
+    from choir.sandbox.doorman import Doorman
+
+    try:
+        with open(_PAGE, "rb") as file:
+            doorman = Doorman(listeners, file.read())
+    except FileNotFoundError:  # not built: the desktop says so
+        return None
+    doorman.start()
+    return doorman
