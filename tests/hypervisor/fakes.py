@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 from choir.config import Config, SandboxEntry
@@ -22,6 +23,9 @@ from choir.hypervisor.login import Login
 from choir.hypervisor.main import WebServer, listen_tcp, web_config
 from choir.hypervisor.maintenance import Maintenance
 from choir.hypervisor.origins import Origins
+from choir.hypervisor.people.admin import Admin
+from choir.hypervisor.people.limits import PersonalLimits
+from choir.hypervisor.people.rooms import furnish
 from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.sessions import Sessions
 from choir.hypervisor.supervisor import Supervisor
@@ -29,6 +33,8 @@ from choir.hypervisor.usage_feed import UsageFeed
 from choir.hypervisor.workspace import Workspaces
 from choir.isolation.contract import Event, Exited, Phase, PhaseReached, SandboxSpec
 from choir.paths import State
+from choir.storage.ledger import Ledger
+from choir.storage.people import People
 from choir.storage.registry import Registry
 
 PHASES: tuple[Phase, ...] = ("keeper", "namespace", "keyless", "listener", "desktop", "ready")
@@ -240,6 +246,10 @@ class FakeGateway:
         sandboxes = [{"sandbox_id": each, "calls": self.calls.get(each, 0)} for each in self.attached]
         return {"providers": [{"name": "openai", "enabled": True, "reason": ""}], "sandboxes": sandboxes}
 
+    async def reload(self) -> dict[str, Any]:
+        self.log.append(("reload", ""))
+        return {}
+
     async def subscribe(self) -> None:
         self.log.append(("subscribe", ""))
 
@@ -282,10 +292,12 @@ class Deployment:
     maintenance: Maintenance
     sessions: Sessions
     login: Login
+    people: People
     backend: Any
     client: aiohttp.ClientSession
     usage: list[UsageRecord]
     port: int
+    admin: Admin
 
     @property
     def desk_host(self) -> str:
@@ -333,8 +345,17 @@ class Deployment:
 
 @contextlib.asynccontextmanager
 async def deployed(
-    state: State, backend: Any, *, gateway: Any = None, start_timeout: float = 20.0
+    state: State,
+    backend: Any,
+    *,
+    gateway: Any = None,
+    start_timeout: float = 20.0,
+    configured: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Deployment]:
+    """
+    Args:
+        configured: sections of ``choir.config.Config`` that are not as by default.
+    """
     registry = Registry(state.registry)
     listener = listen_tcp("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -342,15 +363,31 @@ async def deployed(
     supervisor = make_supervisor(state, registry, backend, gateway, start_timeout)
     await supervisor.begin()
     sessions = Sessions(registry, origins.public_url)
-    login = Login(registry, sessions)
+    login = Login(registry)
+    people = People(registry.database)
+    registry.ensure_user(USER, admin=True, now=0.0)
     usage: list[UsageRecord] = []
+    config = msgspec.structs.replace(supervisor.config, **configured or {})
+    limits = PersonalLimits(people, supervisor.leases.gateway, state.limits, lambda: config)
+    admin = Admin(people, sessions, supervisor, origins, limits)
     maintenance = Maintenance(supervisor, Workspaces(state, keep=3))
     feed = UsageFeed(supervisor.leases.gateway)
     feeding = asyncio.create_task(feed.run())
+    rooms = furnish(
+        config=config,
+        origins=origins,
+        login=login,
+        admin=admin,
+        maintenance=maintenance,
+        feed=feed,
+        usage=lambda user, limit: [each for each in usage if each.user_id == user][:limit],
+        shares=Ledger(state.ledger).shares,
+        owner=USER,
+    )
     app = App(
         origins=origins,
         sessions=sessions,
-        login=login,
+        rooms=rooms,
         supervisor=supervisor,
         maintenance=maintenance,
         feed=feed,
@@ -360,7 +397,10 @@ async def deployed(
     serving = asyncio.create_task(server.serve([listener]))
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client:
         try:
-            yield Deployment(origins.public_url, supervisor, maintenance, sessions, login, backend, client, usage, port)
+            yield Deployment(
+                *(origins.public_url, supervisor, maintenance, sessions, login, people, backend, client, usage, port),
+                admin,
+            )
         finally:
             server.should_exit = True
             await serving

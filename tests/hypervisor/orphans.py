@@ -9,6 +9,7 @@ import os
 import time
 from types import TracebackType
 
+from choir.isolation.template import own_template
 from choir.isolation.tree import pids
 
 _SUBREAPER = 36
@@ -25,6 +26,7 @@ class Family:
 
     def __enter__(self) -> Family:
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+        own_template().start()  # it stays with this process; what it forks does not
         self.known = set(pids(os.getpid()))
         return self
 

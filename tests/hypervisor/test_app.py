@@ -226,7 +226,7 @@ def test_a_failure_is_shown_to_a_page_opened_later_and_never_respawned(state: St
             async with here.ask("GET", "/", cookie=hub, headers=PAGE) as answer:
                 assert answer.headers["Location"] == "/desk/live/enter"
             async with here.ask("GET", "/desk/live/enter", cookie=hub, headers=PAGE) as answer:
-                assert answer.headers["Location"] == "/desk/live"
+                assert answer.headers["Location"] == "/desk/live?opening"
             async with here.ask("GET", "/desk/live", cookie=hub, headers=PAGE) as answer:
                 page = await answer.text()
             for words in (
@@ -252,7 +252,7 @@ def test_a_failure_is_shown_to_a_page_opened_later_and_never_respawned(state: St
             )
         assert len(here.backend.specs) == 1
         async with here.ask("POST", "/desk/live/start", cookie=hub, headers={"Origin": here.url}) as answer:
-            assert (answer.status, answer.headers["Location"]) == (303, "/desk/live")
+            assert (answer.status, answer.headers["Location"]) == (303, "/desk/live?opening")
         assert len(here.backend.specs) + (here.sandbox.status.state == "starting") >= 2
 
     run(state, BadExit, test)
@@ -434,7 +434,7 @@ def test_restart_from_the_page(state: State) -> None:
         before = sandbox.status.sandbox_id
         path, headers = "/desk/live/restart", {"Origin": here.url}
         async with here.ask("POST", path, cookie=here.hub_cookie(), headers=headers) as answer:
-            assert answer.headers["Location"] == "/desk/live"
+            assert answer.headers["Location"] == "/desk/live?opening"
         assert (await sandbox.settled(5)).sandbox_id != before
         sandbox.occupied = "It is being copied."
         async with here.ask("POST", path, cookie=here.hub_cookie(), headers=headers) as answer:

@@ -9,11 +9,11 @@ import pytest
 
 from choir.channel import ChannelClosed, Message, connect, listen
 from choir.hypervisor import control as module
-from choir.hypervisor.control import Control
+from choir.hypervisor.control import PAGE, Control
 from choir.hypervisor.origins import Origins
 from choir.paths import State
 
-from .fakes import BadExit, Deployment, FakeBackend, deployed
+from .fakes import USER, BadExit, Deployment, FakeBackend, deployed
 
 Ask = Callable[..., Coroutine[Any, Any, Message]]
 
@@ -25,6 +25,7 @@ async def asking(state: State, here: Deployment) -> AsyncIterator[Ask]:
         maintenance=here.maintenance,
         sessions=here.sessions,
         login=here.login,
+        people=here.admin,
         origins=Origins(here.url),
         admin="ada",
         isolation="fake isolation",
@@ -122,6 +123,43 @@ def test_sessions_are_listed_and_revoked(state: State) -> None:
         for cookie, host in ((hub, ""), (desk, here.desk_host)):
             async with here.ask("GET", "/desk/live", cookie=cookie, host=host) as answer:
                 assert answer.status == 401
+
+    run(state, FakeBackend(), test)
+
+
+def test_many_sessions_come_in_pages_and_a_part_of_an_id_is_enough(state: State) -> None:
+    async def test(here: Deployment, ask: Ask) -> None:
+        here.people.add_user("ben", False, 1.0)
+        for _ in range(PAGE + 3):
+            here.sessions.begin(USER, browser="Firefox")
+        here.sessions.begin("ben", way="passkey")
+        first = await ask("sessions", user=USER)
+        rest = await ask("sessions", user=USER, after=first["next"])
+        ids = [each["id"] for each in first["sessions"] + rest["sessions"]]
+        assert (len(ids), len(set(ids)), rest["next"]) == (PAGE + 3, PAGE + 3, None)
+        (bens,) = (await ask("sessions", user="ben"))["sessions"]
+        assert (bens["way"], bens["used"]) == ("passkey", bens["created"])
+        for wrong in ("", bens["id"][:7], "x" * 64):
+            assert (await ask("revoke", session=wrong))["reason"] == "unknown_session"
+        answer = await ask("revoke", session=bens["id"][:8])
+        assert (answer["ended"], answer["user"]) == (1, "ben")
+        assert [(entry["act"], entry["target"]) for entry in (await ask("audit"))["entries"]] == [
+            ("ended_session", "ben")
+        ]
+
+    run(state, FakeBackend(), test)
+
+
+def test_limits(state: State) -> None:
+    async def test(here: Deployment, ask: Ask) -> None:
+        answer = await ask("limit", user=USER, limits={"usd_per_day": "2.50"})
+        found = {each["name"]: each for each in answer["limits"]}
+        assert found["usd_per_day"] == {"name": "usd_per_day", "own": "2.5", "configured": "none", "fixed": False}
+        assert found["providers"]["configured"] == "all"
+        assert answer["limits"] == (await ask("limits", user=USER))["limits"]
+        assert (await ask("limit", user=USER, limits={"colour": "red"}))["reason"] == "limit_invalid"
+        assert (await ask("limit", user="eve", limits={}))["reason"] == "unknown_user"
+        assert (await ask("limits", user="eve"))["reason"] == "unknown_user"
 
     run(state, FakeBackend(), test)
 

@@ -28,8 +28,9 @@ from .orphans import Family
 
 CHOIR = Path(sys.executable).parent / "choir"
 VICTIMS = {
-    "hypervisor": r"choir\.hypervisor\.main",
+    "hypervisor": r"choir\.app\.hypervisor",
     "gateway": r"choir\.gateway\.main",  # its master or its worker
+    "template of keepers": r"choir\.isolation\.template",
     "keeper": r"choir\.isolation\.keeper",
     "launcher or first process": r"bwrap|choir\.sandbox",
     "supervisor": r"choir\.app\.supervise|choir up",

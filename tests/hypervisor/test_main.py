@@ -149,8 +149,23 @@ def run(
 def prompt_socket(here: Whole, url: str, cookie: str) -> Any:
     host = urlsplit(url).netloc
     return here.client.ws_connect(
-        f"http://127.0.0.1:{here.port}/api/prompt", headers={"Host": host, "Cookie": cookie}, origin=url
+        f"http://127.0.0.1:{here.port}/api/desktop", headers={"Host": host, "Cookie": cookie}, origin=url
     )
+
+
+async def answered(socket: aiohttp.ClientWebSocketResponse, text: str) -> str:
+    """What is said to a prompt on an open desktop."""
+    await socket.send_json({"type": "prompt", "text": text})
+    said = ""
+    while True:
+        message = await socket.receive_json()
+        assert message["type"] != "refused", message
+        for event in message.get("events", ()):
+            assert event["kind"] != "run_failed", event
+            if event["kind"] == "run_text":
+                said += event["data"]["text"]
+            elif event["kind"] == "run_finished":
+                return said
 
 
 def test_a_prompt_is_answered_and_recorded(state: State) -> None:
@@ -164,14 +179,8 @@ def test_a_prompt_is_answered_and_recorded(state: State) -> None:
             assert answer.status == 200
             assert "Prompt" in await answer.text()
         async with prompt_socket(here, sandbox["url"], cookie) as socket:
-            assert (await socket.receive_json())["type"] == "history"
-            await socket.send_json({"type": "prompt", "text": "What is the capital of France?"})
-            pieces = []
-            while (event := await socket.receive_json())["type"] != "end":
-                if event["type"] == "token":
-                    pieces.append(event["text"])
-            assert (event["state"], event["note"]) == ("done", "")
-            assert pieces == ANSWER
+            assert (await socket.receive_json())["type"] == "hello"
+            assert await answered(socket, "What is the capital of France?") == "".join(ANSWER)
         while True:
             async with here.get(sandbox["url"] + "/.choir/usage", cookie) as answer:
                 records = (await answer.json())["records"]
@@ -237,11 +246,7 @@ def test_a_killed_hypervisor_finds_its_sandbox_again(state: State) -> None:
         async with here.get(url + "/", cookie) as answer:
             assert answer.status == 200
         async with prompt_socket(here, url, cookie) as socket:
-            await socket.receive_json()
-            await socket.send_json({"type": "prompt", "text": "again"})
-            while (event := await socket.receive_json())["type"] != "end":
-                pass
-            assert event["state"] == "done", event
+            assert await answered(socket, "again")
 
     run(state, test)
 
@@ -325,11 +330,7 @@ def test_a_gateway_that_came_back_answers_running_sandboxes(state: State) -> Non
         here.gateway.channel.close()
         here.gateway = await start_gateway(configuration.load(here.config), state, {}, log=state.logs / "gateway.log")
         async with prompt_socket(here, sandbox["url"], cookie) as socket:
-            await socket.receive_json()
-            await socket.send_json({"type": "prompt", "text": "again"})
-            while (event := await socket.receive_json())["type"] != "end":
-                pass
-            assert event["state"] == "done", event
+            assert await answered(socket, "again")
 
     run(state, test)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from choir.hypervisor.login import LINK_SECONDS, TICKET_SECONDS, Login, Tickets
-from choir.hypervisor.sessions import SESSION_SECONDS, Sessions, digest
+from choir.hypervisor.sessions import SESSION_SECONDS, USED_SECONDS, Sessions, digest
 from choir.storage.registry import Registry, SessionRow
 
 
@@ -50,12 +50,12 @@ def test_a_session_is_found_by_its_cookie(sessions: Sessions) -> None:
 
 def test_only_hashes_are_stored(registry: Registry, sessions: Sessions, clock: Clock) -> None:
     value = sessions.begin("ada")
-    link = Login(registry, sessions, clock).new_link("ada", "")
-    for file in registry.path.parent.glob("registry.db*"):
+    link = Login(registry, clock).new_link("ada", "")
+    for file in registry.database.path.parent.glob("registry.db*"):
         data = file.read_bytes()
         assert value.encode() not in data
         assert link.partition("=")[2].encode() not in data
-    assert registry.path.stat().st_mode & 0o777 == 0o600
+    assert registry.database.path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_session_expires(sessions: Sessions, clock: Clock) -> None:
@@ -104,16 +104,14 @@ def test_cookies_over_https(registry: Registry) -> None:
     assert "__Host-choir=;" in Sessions(registry, "https://choir.example.org").clear_cookie()
 
 
-def test_a_link_is_taken_once_and_expires(registry: Registry, sessions: Sessions, clock: Clock) -> None:
-    login = Login(registry, sessions, clock)
+def test_a_link_is_taken_once_and_expires(registry: Registry, clock: Clock) -> None:
+    login = Login(registry, clock)
     first, second = (login.new_link("ada", "http://localhost:7000").partition("once=")[2] for _ in range(2))
-    cookie = login.sign_in(first)
-    assert cookie is not None
-    assert row(sessions, cookie).user == "ada"
-    assert login.sign_in(first) is None
-    assert login.sign_in("made-up") is None
+    assert login.take(first) == "ada"
+    assert login.take(first) is None
+    assert login.take("made-up") is None
     clock.time += LINK_SECONDS
-    assert login.sign_in(second) is None
+    assert login.take(second) is None
 
 
 def test_tickets(sessions: Sessions, clock: Clock) -> None:
@@ -133,3 +131,14 @@ def test_tickets(sessions: Sessions, clock: Clock) -> None:
     orphan = tickets.issue(hub, "ada-live")
     sessions.end(hub.hash)
     assert tickets.redeem(orphan, "ada-live") is None
+
+
+def test_the_last_use_is_known_roughly_also_from_under_it(registry: Registry, sessions: Sessions, clock: Clock) -> None:
+    hub = sessions.begin("ada")
+    desk = sessions.begin("ada", "ada-live", row(sessions, hub))
+    clock.time += USED_SECONDS - 1
+    row(sessions, desk, "ada-live")
+    assert row(sessions, hub).used == 1000.0  # nothing is written for every request
+    clock.time += 1
+    row(sessions, desk, "ada-live")
+    assert [each.used for each in sessions.listed()] == [1000.0 + USED_SECONDS]

@@ -115,7 +115,9 @@ def test_what_a_sandbox_is_given(state: State, registry: Registry) -> None:
             "CHOIR_PROVIDER_GATEWAY_TOKEN": token,
             "OPENAI_BASE_URL": contract.gateway_base_url("openai"),
             "OPENAI_API_KEY": token,
+            "CHOIR_PROVIDERS": '[{"name":"openai","speaks":["openai"],"path":"","models":[]}]',
             "DATABASE_URL": "sqlite:////home/choir/.choir/choir.db",
+            "CHOIR_MEMORY_URL": "http://127.0.0.1:7080/api/memory",
         }
         assert spec.command is None
         assert spec.home == state.homes / "ada-1"
@@ -524,6 +526,24 @@ def test_what_died_meanwhile_is_cleaned_up(state: State, registry: Registry, bef
         await supervisor.begin()
         assert supervisor.seat("ada", "live").status.state == after == stored(registry).state
         assert ("b1" in gateway.attached) == (before == "stopped")
+        await supervisor.close()
+
+    run(life())
+
+
+def test_a_keeper_that_hung_is_the_stored_reason(state: State, registry: Registry) -> None:
+    alive(registry, Status(state="ready", sandbox_id="b1"))
+
+    class Hung(FakeBackend):
+        async def adopt(self, keeper_socket: Path) -> FakeRunning:
+            raise StartError("keeper_silent", "It did not answer.")
+
+    async def life() -> None:
+        supervisor = make_supervisor(state, registry, Hung())
+        await supervisor.begin()
+        failure = supervisor.seat("ada", "live").status.failure
+        assert failure is not None
+        assert failure.reason == "keeper_silent"
         await supervisor.close()
 
     run(life())

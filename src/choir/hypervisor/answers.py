@@ -18,6 +18,7 @@ REFUSALS: dict[str, tuple[int, str, str]] = {
     "no_origin": (403, "Refused", "The request does not say which page it came from."),
     "service_worker": (403, "Refused", "Service workers are not allowed on a sandbox's pages."),
     "signed_out": (401, "Signed out", "You are signed out."),
+    "too_large": (413, "Too large", "That is more than Choir takes here."),
     "not_found": (404, "Not found", "There is no such page."),
 }
 

@@ -13,9 +13,10 @@ from choir.hypervisor import answers
 from choir.hypervisor.desk import OWN, Desk
 from choir.hypervisor.headers import hub_headers
 from choir.hypervisor.hub import Hub
-from choir.hypervisor.login import Login, Tickets
+from choir.hypervisor.login import Tickets
 from choir.hypervisor.maintenance import Maintenance
 from choir.hypervisor.origins import HUB, Origins, judge
+from choir.hypervisor.people.rooms import API, Rooms
 from choir.hypervisor.sessions import Sessions
 from choir.hypervisor.supervisor import Supervisor
 from choir.hypervisor.usage_feed import UsageFeed
@@ -29,7 +30,7 @@ class App:
         *,
         origins: Origins,
         sessions: Sessions,
-        login: Login,
+        rooms: Rooms,
         supervisor: Supervisor,
         maintenance: Maintenance,
         feed: UsageFeed,
@@ -38,7 +39,7 @@ class App:
         tickets = Tickets(sessions)
         self._origins = origins
         self._desk = Desk(origins, sessions, tickets, supervisor, feed, usage)
-        self._hub: ASGIApp = Hub(origins, sessions, login, tickets, supervisor, maintenance).app()
+        self._hub: ASGIApp = Hub(origins, rooms, tickets, supervisor, maintenance).app()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -50,6 +51,8 @@ class App:
         websocket = scope["type"] == "websocket"
         method = "GET" if websocket else scope["method"]
         verdict = judge(method, headers, self._origins.origin(place), websocket)
+        if verdict == "no_origin" and place == HUB and not websocket and scope["path"].startswith(API):
+            verdict = ""  # a script's request; it has no cookie's power there
         if verdict:
             static = "/static" if place == HUB else f"{OWN}static"
             await answers.refusal(verdict, scope, static)(scope, receive, _hardened(send))

@@ -18,8 +18,18 @@ restore      SELECT, snapshot (a name),    snapshot: SNAPSHOT of what it was bef
              from (a role, optional)
 logs         SELECT                        log (the redacted end of what it printed), sandbox: SANDBOX
 login_link   user (optional)               url; opens once, within an hour
-sessions                                   sessions: [{id, user, created, expires}]
-revoke       session (an id)               ended (how many, with those on sandboxes' origins)
+sessions     user, after (an id;           sessions: [{id, user, created, expires, used, way, browser}], newest first;
+             both optional)                next (an id, or null)
+revoke       session (an id, or how the    ended (how many, with those on sandboxes' origins), user
+             id of one begins)
+run                                        a conversation of its own: ``choir.app.starter``
+users        after (a name, optional)      users: [{name, admin, state, passkeys, sessions, since}], next
+invite       user, admin (optional)        url; good for a week
+set_admin    user, admin                   nothing more
+limits       user                          limits: [{name, own, configured, fixed}] (``people.limits.Limit``)
+limit        user, limits ({name: text})   limits: as they are now
+remove_user  user                          homes (where what they had is now)
+audit        before (a seq, optional)      entries: [{seq, at, actor, act, target, detail}], newest first
 ===========  ============================  ==========================================================================
 
 SELECT is ``id`` (a sandbox id or label), or ``user`` and ``role`` (default: the admin's, ``live``). SANDBOX is
@@ -35,6 +45,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -48,16 +59,24 @@ from choir.hypervisor.life import STOP_GRACE
 from choir.hypervisor.login import Login
 from choir.hypervisor.maintenance import Maintenance
 from choir.hypervisor.origins import Origins
+from choir.hypervisor.people.admin import Admin
 from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.sessions import Sessions
 from choir.hypervisor.supervisor import Supervisor
 from choir.hypervisor.workspace import Snapshot
+from choir.storage.people import COMMAND_LINE, unknown_user
 
 PAGE = 50
+MIN_SESSION_ID = 8
+"""Characters of a session's id that have to be given."""
 ROLES: dict[str, Role] = {"live": "live", "dev": "dev"}
 LOG_BYTES = 24 * 1024
 
 _log = structlog.get_logger("choir.hypervisor")
+
+
+Runs = Callable[[Channel, Message, list[int]], Awaitable[None]]
+"""Has the whole of a conversation that begins with ``{"op": "run"}``, and closes its descriptors."""
 
 
 class Control:
@@ -70,17 +89,21 @@ class Control:
         maintenance: Maintenance,
         sessions: Sessions,
         login: Login,
+        people: Admin,
         origins: Origins,
         admin: str,
         isolation: str,
+        runs: Runs | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._maintenance = maintenance
         self._sessions = sessions
         self._login = login
+        self._people = people
         self._origins = origins
         self._admin = admin
         self._isolation = isolation
+        self._runs = runs
         self._ops: dict[str, Callable[[Message], Awaitable[Message]]] = {
             "status": self._status,
             "list": self._list,
@@ -95,6 +118,13 @@ class Control:
             "login_link": self._login_link,
             "sessions": self._list_sessions,
             "revoke": self._revoke,
+            "users": self._users,
+            "invite": self._invite,
+            "set_admin": self._set_admin,
+            "remove_user": self._remove_user,
+            "limits": self._limits,
+            "limit": self._limit,
+            "audit": self._audit,
         }
 
     async def serve(self, listener: socket.socket) -> None:
@@ -120,6 +150,9 @@ class Control:
             with contextlib.suppress(ChannelClosed, BlockingIOError):
                 while True:
                     message, descriptors = await channel.receive_async(loop)
+                    if message.get("op") == "run" and self._runs is not None:
+                        await self._runs(channel, message, descriptors)
+                        return
                     for descriptor in descriptors:
                         os.close(descriptor)
                     channel.send(await self.answer(message))
@@ -203,20 +236,71 @@ class Control:
 
     async def _login_link(self, message: Message) -> Message:
         user = str(message.get("user") or self._admin)
-        if user != self._admin:
-            raise StartError("unknown_user", f"There is no user `{user}`.")
+        if self._people.people.user(user) is None:
+            raise unknown_user(user)
+        self._people.people.note(time.time(), COMMAND_LINE, "login_link", user)
         return {"url": self._login.new_link(user, self._origins.public_url)}
 
-    async def _list_sessions(self, _message: Message) -> Message:
-        rows = self._sessions.listed()[:PAGE]
+    async def _list_sessions(self, message: Message) -> Message:
+        user, after = message.get("user"), message.get("after")
+        rows = [row for row in self._sessions.listed() if user in (None, row.user)]
+        if after is not None:
+            rows = rows[next((at for at, row in enumerate(rows, 1) if row.hash == after), len(rows)) :]
+        page = rows[:PAGE]
         return {
             "sessions": [
-                {"id": row.hash, "user": row.user, "created": row.created, "expires": row.expires} for row in rows
-            ]
+                {
+                    "id": row.hash,
+                    "user": row.user,
+                    "created": row.created,
+                    "expires": row.expires,
+                    "used": row.used,
+                    "way": row.way,
+                    "browser": row.browser,
+                }
+                for row in page
+            ],
+            "next": page[-1].hash if len(rows) > PAGE else None,
         }
 
     async def _revoke(self, message: Message) -> Message:
-        return {"ended": self._sessions.end(str(message.get("session")))}
+        wanted = str(message.get("session") or "")
+        found = [row for row in self._sessions.listed() if row.hash.startswith(wanted)]
+        if len(wanted) < MIN_SESSION_ID or len(found) != 1:
+            raise StartError("unknown_session", f"There is no session `{wanted[:64]}`.", "See: choir user sessions")
+        self._people.people.note(time.time(), COMMAND_LINE, "ended_session", found[0].user, found[0].browser)
+        return {"ended": self._sessions.end(found[0].hash), "user": found[0].user}
+
+    async def _users(self, message: Message) -> Message:
+        after = str(message.get("after") or "")
+        found = [each for each in self._people.overview() if each["name"] > after]
+        found.sort(key=lambda each: str(each["name"]))
+        page = found[:PAGE]
+        return {"users": page, "next": page[-1]["name"] if len(found) > PAGE else None}
+
+    async def _invite(self, message: Message) -> Message:
+        return {"url": self._people.invite(COMMAND_LINE, str(message.get("user")), bool(message.get("admin")))}
+
+    async def _set_admin(self, message: Message) -> Message:
+        self._people.set_admin(COMMAND_LINE, str(message.get("user")), bool(message.get("admin")))
+        return {}
+
+    async def _remove_user(self, message: Message) -> Message:
+        return {"homes": await self._people.remove(COMMAND_LINE, str(message.get("user")))}
+
+    async def _limits(self, message: Message) -> Message:
+        found = await self._people.limits.of(str(message.get("user")))
+        return {"limits": [dataclasses.asdict(each) for each in found]}
+
+    async def _limit(self, message: Message) -> Message:
+        words = {str(name): str(text) for name, text in dict(message.get("limits") or {}).items()}
+        await self._people.limits.set(COMMAND_LINE, str(message.get("user")), words)
+        return await self._limits(message)
+
+    async def _audit(self, message: Message) -> Message:
+        before = message.get("before")
+        found = self._people.people.audit(PAGE, int(before) if before is not None else None)
+        return {"entries": [dataclasses.asdict(each) for each in found]}
 
     def _select(self, message: Message, make: bool = False) -> Sandbox:
         wanted = message.get("id")
@@ -226,7 +310,7 @@ class Control:
                 wanted is None and (sandbox.user, sandbox.role) == (user, role)
             ):
                 return sandbox
-        if make and wanted is None and user == self._admin and role in ROLES:
+        if make and wanted is None and role in ROLES and self._people.people.user(user) is not None:
             return self._supervisor.seat(user, ROLES[role])
         raise StartError("unknown_sandbox", f"There is no sandbox `{wanted or f'{user}-{role}'}`.")
 

@@ -18,12 +18,12 @@ from choir.errors import ChoirError
 from choir.hypervisor import answers, pages
 from choir.hypervisor.admission import RETRY_AFTER_SECONDS
 from choir.hypervisor.lifecycle import Failure
-from choir.hypervisor.login import Login, Tickets
+from choir.hypervisor.login import Tickets
 from choir.hypervisor.maintenance import Maintenance
-from choir.hypervisor.origins import HUB, Origins
+from choir.hypervisor.origins import Origins
+from choir.hypervisor.people.rooms import Rooms
 from choir.hypervisor.progress import SIGNED_OUT, stream
 from choir.hypervisor.sandbox import Sandbox
-from choir.hypervisor.sessions import Sessions
 from choir.hypervisor.supervisor import Supervisor
 from choir.storage.registry import SessionRow
 
@@ -41,8 +41,7 @@ class Hub:
     """Handlers, and what they work with."""
 
     origins: Origins
-    sessions: Sessions
-    login: Login
+    rooms: Rooms
     tickets: Tickets
     supervisor: Supervisor
     maintenance: Maintenance
@@ -50,9 +49,8 @@ class Hub:
     def app(self) -> Starlette:
         return Starlette(
             routes=[
+                *self.rooms.routes(),
                 Route("/", self.front),
-                Route("/login", self.sign_in),
-                Route("/logout", self.sign_out, methods=["POST"]),
                 Route("/desk/{role}", self.desk),
                 Route("/desk/{role}/open", self.open),
                 Route("/desk/{role}/enter", self.enter),
@@ -64,11 +62,11 @@ class Hub:
                 Route("/swap", self.swap, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
-            exception_handlers={404: _not_found},
+            exception_handlers={404: _not_found, 413: _too_large},
         )
 
     def session(self, request: Request) -> SessionRow | None:
-        return self.sessions.find(request.headers.get("cookie", ""), HUB)
+        return self.rooms.door.session(request)
 
     def _seat(self, request: Request, session: SessionRow) -> Sandbox | None:
         for role in DESK_ROLES:
@@ -80,14 +78,14 @@ class Hub:
         """The person's desktop."""
         session = self.session(request)
         if session is None:
-            return HTMLResponse(pages.login_needed(), 401, _NO_STORE)
+            return self.rooms.door.ask(request)
         return self._opened(self.supervisor.seat(session.user, "live"))
 
     async def open(self, request: Request) -> Response:
         """A visit to one role's desktop."""
         session = self.session(request)
         if session is None:
-            return HTMLResponse(pages.login_needed(), 401, _NO_STORE)
+            return self.rooms.door.ask(request)
         sandbox = self._seat(request, session)
         return self._opened(sandbox) if sandbox else answers.refusal("not_found", request.scope)
 
@@ -100,47 +98,28 @@ class Hub:
                 return _not_now(error)
         return _see(f"/desk/{sandbox.role}/enter")
 
-    async def sign_in(self, request: Request) -> Response:
-        """Takes a one-time link. A prefetch or a HEAD does not use it up."""
-        if request.method != "GET" or "prefetch" in request.headers.get("sec-purpose", ""):
-            return Response(status_code=204, headers=_NO_STORE)
-        cookie = self.login.sign_in(request.query_params.get("once", ""))
-        if cookie is None:
-            if self.session(request) is not None:
-                return _see("/")
-            return HTMLResponse(pages.login_needed(used_link="once" in request.query_params), 401, _NO_STORE)
-        response = _see("/")
-        response.headers["set-cookie"] = self.sessions.set_cookie(cookie)
-        return response
-
-    async def sign_out(self, request: Request) -> Response:
-        session = self.session(request)
-        if session is not None:
-            self.sessions.end(session.hash)
-        response = _see("/")
-        response.headers["set-cookie"] = self.sessions.clear_cookie()
-        return response
-
     async def desk(self, request: Request) -> Response:
-        """The sandbox's state. Reading it never starts anything."""
+        """The sandbox's state, or with ``?opening`` on to it once it is ready. Reading it never starts anything."""
         session = self.session(request)
         if session is None:
-            return HTMLResponse(pages.login_needed(), 401, _NO_STORE)
+            return self.rooms.door.ask(request)
         sandbox = self._seat(request, session)
         if sandbox is None:
             return answers.refusal("not_found", request.scope)
+        if sandbox.status.state == "ready" and "opening" in request.query_params:
+            return _see(f"/desk/{sandbox.role}/enter")
         return HTMLResponse(pages.sandbox_page(sandbox.role, sandbox.status), headers=_NO_STORE)
 
     async def enter(self, request: Request) -> Response:
         """On to the sandbox's own origin when it is ready, else to its state."""
         session = self.session(request)
         if session is None:
-            return HTMLResponse(pages.login_needed(), 401, _NO_STORE)
+            return self.rooms.door.ask(request)
         sandbox = self._seat(request, session)
         if sandbox is None:
             return answers.refusal("not_found", request.scope)
         if sandbox.status.state != "ready":
-            return _see(f"/desk/{sandbox.role}")
+            return _see(f"/desk/{sandbox.role}?opening")
         ticket = self.tickets.issue(session, sandbox.label)
         return _see(f"{self.origins.origin(sandbox.label)}/.choir/enter?ticket={ticket}")
 
@@ -158,17 +137,17 @@ class Hub:
         )
 
     async def start(self, request: Request) -> Response:
-        return await self._act(request, self._start)
+        return await self._act(request, self._start, "?opening")
 
     async def stop(self, request: Request) -> Response:
         return await self._act(request, self._stop)
 
     async def restart(self, request: Request) -> Response:
-        return await self._act(request, self.maintenance.restart)
+        return await self._act(request, self.maintenance.restart, "?opening")
 
     async def set_aside(self, request: Request) -> Response:
         """Takes the named file out of the sandbox's reach and starts it again."""
-        return await self._act(request, self.maintenance.set_aside)
+        return await self._act(request, self.maintenance.set_aside, "?opening")
 
     async def swap(self, request: Request) -> Response:
         """Makes dev live, and live dev."""
@@ -187,7 +166,7 @@ class Hub:
     async def _stop(self, sandbox: Sandbox) -> None:
         self.supervisor.stop(sandbox)
 
-    async def _act(self, request: Request, act: Callable[[Sandbox], Awaitable[object]]) -> Response:
+    async def _act(self, request: Request, act: Callable[[Sandbox], Awaitable[object]], then: str = "") -> Response:
         session = self.session(request)
         sandbox = self._seat(request, session) if session else None
         if sandbox is None:
@@ -196,7 +175,7 @@ class Hub:
             await act(sandbox)
         except ChoirError as error:
             return _not_now(error)
-        return _see(f"/desk/{sandbox.role}")
+        return _see(f"/desk/{sandbox.role}{then}")
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
@@ -213,6 +192,10 @@ def _not_now(error: ChoirError) -> Response:
     body = f"<h1>Not now</h1>{pages.reason_block(failure)}"
     headers = {**_NO_STORE, "retry-after": str(RETRY_AFTER_SECONDS)}
     return HTMLResponse(pages.page("Not now", body, signed_in=True), status, headers)
+
+
+async def _too_large(request: Request, _error: Exception) -> Response:
+    return answers.refusal("too_large", request.scope)
 
 
 async def _not_found(request: Request, _error: Exception) -> Response:

@@ -14,6 +14,7 @@ import structlog
 
 from choir import tokens
 from choir.config import Config
+from choir.contract import wants_tls
 from choir.errors import ChoirError, StartError
 from choir.hypervisor.crash import exit_of, failure_from, failure_of, log_since, phases_of
 from choir.hypervisor.leases import Leases, patiently
@@ -180,10 +181,14 @@ class Lives:
     async def _spec(self, sandbox: Sandbox) -> SandboxSpec:
         status = await patiently(self._leases.gateway.status)
         enabled = {provider["name"] for provider in status["providers"] if provider["enabled"]}
+        providers = [provider for name, provider in self._config.providers.items() if name in enabled]
+        sandbox_id, authority = sandbox.status.sandbox_id, ""
+        if wants_tls(providers):
+            authority = await patiently(lambda: self._leases.gateway.authority(sandbox_id))
         return build_spec(
             self._config,
-            [provider for name, provider in self._config.providers.items() if name in enabled],
-            sandbox_id=sandbox.status.sandbox_id,
+            providers,
+            sandbox_id=sandbox_id,
             user=sandbox.user,
             role=sandbox.role,
             token=tokens.sign(self._token_key, sandbox.status.sandbox_id),
@@ -191,6 +196,7 @@ class Lives:
             home=self._records.home_path(sandbox),
             host_uid=self._records.host_uid(sandbox),
             log=self._records.log_path(sandbox),
+            ca_certificate=authority,
         )
 
 

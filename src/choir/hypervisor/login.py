@@ -17,9 +17,8 @@ TICKET_SECONDS = 30.0
 class Login:
     """One-time links. Stored hashed; taken once, in one statement."""
 
-    def __init__(self, registry: Registry, sessions: Sessions, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, registry: Registry, now: Callable[[], float] = time.time) -> None:
         self._registry = registry
-        self._sessions = sessions
         self._now = now
 
     def new_link(self, user: str, public_url: str) -> str:
@@ -27,10 +26,9 @@ class Login:
         self._registry.add_link(digest(secret), user, self._now() + LINK_SECONDS)
         return f"{public_url}/login?once={secret}"
 
-    def sign_in(self, secret: str) -> str | None:
-        """A session's cookie value for a link's secret; None when it was used, expired, or made up."""
-        user = self._registry.take_link(digest(secret), self._now())
-        return None if user is None else self._sessions.begin(user)
+    def take(self, secret: str) -> str | None:
+        """The user of a link's secret, once; None when it was used, expired, or made up."""
+        return self._registry.take_link(digest(secret), self._now())
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import structlog
@@ -24,16 +24,21 @@ import uvicorn
 import uvloop
 
 from choir import config as configuration
+from choir import logs
 from choir.channel import Channel, ChannelClosed, Message, listen
 from choir.config import Config
 from choir.control_client import GatewayControl
 from choir.errors import ChoirError, StartError
 from choir.hypervisor.app import App
-from choir.hypervisor.control import Control
+from choir.hypervisor.backup import apply_staged
+from choir.hypervisor.control import Control, Runs
 from choir.hypervisor.idle import IdleStop
 from choir.hypervisor.login import Login
 from choir.hypervisor.maintenance import Maintenance
 from choir.hypervisor.origins import Origins
+from choir.hypervisor.people.admin import Admin
+from choir.hypervisor.people.limits import PersonalLimits
+from choir.hypervisor.people.rooms import furnish
 from choir.hypervisor.proxy_ws import MAX_MESSAGE_BYTES
 from choir.hypervisor.sessions import Sessions
 from choir.hypervisor.supervisor import Supervisor
@@ -44,21 +49,34 @@ from choir.isolation.contract import Backend
 from choir.paths import State
 from choir.service import serve
 from choir.storage.ledger import Ledger
+from choir.storage.people import People
 from choir.storage.registry import Registry
 
 GATEWAY_PATIENCE_SECONDS = 10.0
 BACKLOG = 512
 
+MakeRuns = Callable[[State, Config, GatewayControl, bytes], Runs]
+"""Told the token signing key, too."""
+
 
 def main() -> None:
-    serve(lambda channel, message, _descriptors: uvloop.run(run(channel, message)))
+    serve(lambda channel, message, descriptors: uvloop.run(run(channel, message, descriptors)))
 
 
-async def run(channel: Channel, message: Message, backend: Backend | None = None) -> None:
+async def run(
+    channel: Channel,
+    message: Message,
+    descriptors: Sequence[int] = (),
+    *,
+    backend: Backend | None = None,
+    make_runs: MakeRuns | None = None,
+) -> None:
     """Serve until ``channel`` closes.
 
     Args:
         backend: how sandboxes are isolated; None: as configured.
+        descriptors: the listener to serve on, when somebody else made it.
+        make_runs: makes what starts the sandboxes of ``choir run``; None: nothing does.
 
     Raises:
         StartError: ``port_in_use``, ``address_unusable``, or the registry's.
@@ -68,11 +86,17 @@ async def run(channel: Channel, message: Message, backend: Backend | None = None
     config = configuration.load(Path(message["config"]) if message["config"] else None)
     state = State(Path(message["state"])).prepare()
     port = message.get("port")
-    listener = listen_tcp(config.hypervisor.host, config.hypervisor.port if port is None else port)
+    if descriptors:
+        listener = socket.socket(fileno=descriptors[0])
+    else:
+        listener = listen_tcp(config.hypervisor.host, config.hypervisor.port if port is None else port)
     origins = Origins(public_url(config, listener))
     backend = backend or backends.choose(config.sandbox.backend, state.run)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
+        replaced = apply_staged(state)
+        if replaced is not None:
+            structlog.get_logger("choir.hypervisor").info("backup_restored", replaced=str(replaced))
         registry = Registry(state.registry)
         stack.callback(registry.close)
         registry.ensure_user(message["user"], admin=True, now=time.time())
@@ -99,12 +123,27 @@ async def run(channel: Channel, message: Message, backend: Backend | None = None
         for background in (feed.run(), idle.run()):
             stack.callback(asyncio.create_task(background).cancel)
         sessions = Sessions(registry, origins.public_url)
-        login = Login(registry, sessions)
+        login = Login(registry)
+        known = People(registry.database)
+        limits = PersonalLimits(known, gateway, state.limits, lambda: configuration.load(config.path))
+        await limits.begin()
+        people = Admin(known, sessions, supervisor, origins, limits)
         ledger = Ledger(state.ledger)
+        rooms = furnish(
+            config=config,
+            origins=origins,
+            login=login,
+            admin=people,
+            maintenance=maintenance,
+            feed=feed,
+            usage=lambda user, limit: ledger.query(user_id=user, limit=limit),
+            shares=ledger.shares,
+            owner=message["user"],
+        )
         app = App(
             origins=origins,
             sessions=sessions,
-            login=login,
+            rooms=rooms,
             supervisor=supervisor,
             maintenance=maintenance,
             feed=feed,
@@ -115,9 +154,11 @@ async def run(channel: Channel, message: Message, backend: Backend | None = None
             maintenance=maintenance,
             sessions=sessions,
             login=login,
+            people=people,
             origins=origins,
             admin=message["user"],
             isolation=isolation,
+            runs=make_runs(state, config, gateway, base64.b64decode(message["token_key"])) if make_runs else None,
         )
         questions = listen(str(state.hypervisor_socket))
         stack.callback(questions.close)
@@ -223,15 +264,10 @@ def public_url(config: Config, listener: socket.socket) -> str:
 
 
 def configure_logs() -> None:
-    """JSON lines on stderr. uvicorn's request lines stay off: a query may hold a ticket."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    """JSON lines on stderr (``choir.logs``). uvicorn's request lines stay off: a query may hold a ticket."""
+    logs.take_standard_logging("hypervisor")
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[logs.renderer("hypervisor")],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

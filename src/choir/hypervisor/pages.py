@@ -24,11 +24,21 @@ _MARK = (
 )
 
 
-_SIGN_OUT = '<form method="post" action="/logout"><button class="quiet">Sign out</button></form>'
+_SIGN_OUT = (
+    '<nav><a class="quiet" href="/account">Account</a>'
+    '<form method="post" action="/logout"><button class="quiet">Sign out</button></form></nav>'
+)
 
 
 def page(
-    title: str, body: str, *, static: str = "/static", home: str = "/", head: str = "", signed_in: bool = False
+    title: str,
+    body: str,
+    *,
+    static: str = "/static",
+    home: str = "/",
+    head: str = "",
+    signed_in: bool = False,
+    wide: bool = False,
 ) -> str:
     """A whole document around ``body`` (HTML)."""
     sign_out = _SIGN_OUT if signed_in else ""
@@ -43,25 +53,13 @@ def page(
 {head}</head>
 <body>
 <header>{_MARK}<a href="{escape(home)}">Choir</a>{sign_out}</header>
-<main><div class="card">
+<main{' class="wide"' if wide else ""}><div class="card">
 {body}
 </div></main>
 <footer></footer>
 </body>
 </html>
 """
-
-
-def login_needed(used_link: bool = False) -> str:
-    """For whoever has no session."""
-    title = "This link no longer works" if used_link else "Sign in"
-    why = "It was used before, or it is too old." if used_link else "You are not signed in on this browser."
-    return page(
-        title,
-        f"""<h1>{title}</h1>
-<p class="lead">{why}</p>
-<p>On the machine that runs Choir, <code>choir login</code> prints a new link. It opens once.</p>""",
-    )
 
 
 def sandbox_page(role: str, status: Status) -> str:

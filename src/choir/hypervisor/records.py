@@ -48,6 +48,11 @@ class Records:
         self.sandboxes[sandbox.label] = sandbox
         return sandbox
 
+    def forget(self, sandbox: Sandbox) -> None:
+        """It and its home's name are nobody's any more; the home itself must be out of the way by now."""
+        self._registry.drop_sandbox(sandbox.label)
+        del self.sandboxes[sandbox.label]
+
     def move(self, sandbox: Sandbox, name: EventName, **more: Any) -> None:
         """Advance its status; ``more`` is ``Event``'s."""
         before = sandbox.status

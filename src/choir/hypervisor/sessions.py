@@ -6,13 +6,15 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from choir.storage.registry import Registry, SessionRow
 
 SESSION_SECONDS = 30 * 24 * 3600.0
+USED_SECONDS = 300.0
+"""How exactly the last use of a session is known: not every request is to write."""
 
 
 def digest(secret: str) -> str:
@@ -36,8 +38,10 @@ class Sessions:
         """``__Host-`` makes browsers refuse a cookie that another host of the domain sets (RFC 6265bis)."""
         return self._name
 
-    def begin(self, user: str, label: str = "", parent: SessionRow | None = None) -> str:
-        """A new session's cookie value."""
+    def begin(
+        self, user: str, label: str = "", parent: SessionRow | None = None, *, way: str = "", browser: str = ""
+    ) -> str:
+        """A new session's cookie value; ``way`` and ``browser`` as in ``SessionRow``."""
         value = secrets.token_urlsafe(32)
         now = self._now()
         self._registry.add_session(
@@ -48,6 +52,9 @@ class Sessions:
                 parent=parent.hash if parent else "",
                 created=now,
                 expires=parent.expires if parent else now + SESSION_SECONDS,
+                way=way,
+                browser=browser,
+                used=now,
             )
         )
         return value
@@ -60,8 +67,13 @@ class Sessions:
             return None
         if morsel is None or not morsel.value:
             return None
-        row = self._registry.session(digest(morsel.value), self._now())
-        return row if row is not None and row.label == label else None
+        now = self._now()
+        row = self._registry.session(digest(morsel.value), now)
+        if row is None or row.label != label:
+            return None
+        if now - row.used >= USED_SECONDS:
+            self._registry.session_used(row, now)
+        return row
 
     def set_cookie(self, value: str) -> str:
         """A Set-Cookie value. Host-only, out of reach of scripts, not sent along by other sites' requests."""
@@ -78,10 +90,14 @@ class Sessions:
     def end(self, session_hash: str) -> int:
         """End a session and those under it; closes what they have open. How many ended."""
         ended = self._registry.drop_session(session_hash)
-        for each in ended:
+        self.close(ended)
+        return len(ended)
+
+    def close(self, hashes: Iterable[str]) -> None:
+        """Close what is open under sessions that have ended."""
+        for each in hashes:
             for close in list(self._open.get(each, ())):
                 close()
-        return len(ended)
 
     def listed(self) -> list[SessionRow]:
         return self._registry.sessions(self._now())

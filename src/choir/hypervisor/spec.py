@@ -13,8 +13,6 @@ from choir.contract import Role
 from choir.errors import StartError
 from choir.isolation.contract import SandboxLimits, SandboxSpec
 
-DATABASE_URL = "sqlite:////home/choir/.choir/choir.db"
-
 
 def build_spec(
     config: Config,
@@ -28,6 +26,7 @@ def build_spec(
     home: Path,
     host_uid: int | None,
     log: Path,
+    ca_certificate: str = "",
 ) -> SandboxSpec:
     """The spec of a desktop; makes its home.
 
@@ -49,7 +48,8 @@ def build_spec(
             **environment,
             **contract.provider_environment(providers, token),
             **contract.identity_environment(sandbox_id, user, role, token),
-            "DATABASE_URL": DATABASE_URL,
+            "DATABASE_URL": contract.DATABASE_URL,
+            "CHOIR_MEMORY_URL": contract.MEMORY_URL,
         },
         command=None,
         limits=SandboxLimits(
@@ -60,6 +60,7 @@ def build_spec(
             cpu_weight=limits.cpu_weight,
         ),
         start_timeout=limits.start_timeout,
+        ca_certificate=ca_certificate,
         log=log,
     )
 

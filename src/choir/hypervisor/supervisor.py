@@ -186,6 +186,8 @@ class Supervisor:
             failure = Failure(
                 reason="lost", message="The sandbox ended while the hypervisor was away.", hint="Start it again."
             )
+            if isinstance(error, ChoirError) and error.reason == "keeper_silent":
+                failure = Failure(reason=error.reason, message=error.message, hint="Start it again.")
             self.records.keeper_socket(sandbox).unlink(missing_ok=True)
             await self.leases.detach(sandbox)
             self.records.move(sandbox, "ended" if stopping else "failed", failure=None if stopping else failure)

@@ -63,6 +63,23 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     bytes_out: int
 
 
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What one user asked of one model on one day (UTC). A sum is None when no call told its part of it."""
+
+    day: str
+    user_id: str
+    provider: str
+    model: str | None
+    calls: int
+    failed: int
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    cost_usd: float | None
+    unpriced: int
+    """Calls that went well and whose price is not known."""
+
+
 class Ledger:
     """The file at ``path``. ``append`` makes it; reading never does."""
 
@@ -146,6 +163,36 @@ class Ledger:
         )
         names = [field.name for field in msgspec.structs.fields(Totals)]
         return [msgspec.convert(dict(zip(names, row, strict=True)), Totals) for row in rows]
+
+    def shares(self, since: str, user_id: str | None = None) -> list[Share]:
+        """Sums by day, user, provider and model, newest day first.
+
+        Args:
+            since: YYYY-MM-DD.
+        """
+        where, values = _where(since=since, user_id=user_id)
+        rows = self._read(
+            "SELECT substr(ts, 1, 10) AS day, user_id, provider, model, SUM(count), SUM(count * (outcome <> 'ok')),"  # noqa: S608
+            f" SUM(input_tokens), SUM(output_tokens), SUM(cached_tokens), SUM(cost_usd),"
+            f" SUM(count * (outcome = 'ok' AND cost_usd IS NULL)) FROM {_TABLE}{where}"
+            " GROUP BY day, user_id, provider, model ORDER BY day DESC, SUM(count) DESC, user_id, provider, model",
+            values,
+        )
+        names = [field.name for field in msgspec.structs.fields(Share)]
+        return [msgspec.convert(dict(zip(names, row, strict=True)), Share) for row in rows]
+
+    def after(self, seq: int, limit: int) -> list[tuple[int, UsageRecord]]:
+        """Records in the order they came in, each with its number, from the one after ``seq`` on."""
+        rows = self._read(f"SELECT seq, {_COLUMNS} FROM {_TABLE} WHERE seq > ? ORDER BY seq LIMIT ?", [seq, limit])  # noqa: S608
+        return [
+            (msgspec.convert(number, int), msgspec.convert(dict(zip(_FIELDS, row, strict=True)), UsageRecord))
+            for number, *row in rows
+        ]
+
+    def last(self) -> int:
+        """The number of the newest record, 0 when there is none."""
+        rows = self._read(f"SELECT COALESCE(MAX(seq), 0) FROM {_TABLE}", [])  # noqa: S608
+        return msgspec.convert(rows[0][0], int) if rows else 0
 
     def spent(self, day: str) -> list[tuple[str, float, float]]:
         """What each user spent on ``day`` and in its month until then, in USD, as far as it is known.

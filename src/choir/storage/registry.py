@@ -3,35 +3,58 @@ at each change. Links, sessions and tickets are kept as SHA-256 hashes only."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from choir.errors import StartError
+from choir.storage.database import Database
 
 HOST_UID_BASE = 1_900_000_000
 HOST_UID_LIMIT = 2_000_000_000
 
-VERSION = 1
-"""Of the schema (``PRAGMA user_version``)."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS users (name TEXT PRIMARY KEY, admin INTEGER NOT NULL, created REAL NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS host_uids (owner TEXT PRIMARY KEY, uid INTEGER NOT NULL UNIQUE) STRICT;
-CREATE TABLE IF NOT EXISTS links (hash TEXT PRIMARY KEY, user TEXT NOT NULL, expires REAL NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS sessions (
+MIGRATIONS = (
+    """
+CREATE TABLE users (name TEXT PRIMARY KEY, admin INTEGER NOT NULL, created REAL NOT NULL) STRICT;
+CREATE TABLE host_uids (owner TEXT PRIMARY KEY, uid INTEGER NOT NULL UNIQUE) STRICT;
+CREATE TABLE links (hash TEXT PRIMARY KEY, user TEXT NOT NULL, expires REAL NOT NULL) STRICT;
+CREATE TABLE sessions (
   hash TEXT PRIMARY KEY, user TEXT NOT NULL, label TEXT NOT NULL, parent TEXT NOT NULL,
   created REAL NOT NULL, expires REAL NOT NULL
 ) STRICT;
-CREATE INDEX IF NOT EXISTS sessions_by_parent ON sessions (parent);
-CREATE TABLE IF NOT EXISTS sandboxes (
+CREATE INDEX sessions_by_parent ON sessions (parent);
+CREATE TABLE sandboxes (
   label TEXT PRIMARY KEY, user TEXT NOT NULL, role TEXT NOT NULL, home TEXT NOT NULL, status TEXT NOT NULL,
   UNIQUE (user, role)
+) STRICT
+""",
+    """
+ALTER TABLE sessions ADD COLUMN way TEXT NOT NULL DEFAULT '';
+ALTER TABLE sessions ADD COLUMN browser TEXT NOT NULL DEFAULT '';
+CREATE TABLE invitations (
+  hash TEXT PRIMARY KEY, user TEXT NOT NULL, admin INTEGER NOT NULL, expires REAL NOT NULL, invited_by TEXT NOT NULL
 ) STRICT;
-"""
+CREATE TABLE passkeys (
+  id TEXT PRIMARY KEY, user TEXT NOT NULL, public_key BLOB NOT NULL, sign_count INTEGER NOT NULL, name TEXT NOT NULL,
+  created REAL NOT NULL, used REAL
+) STRICT;
+CREATE TABLE recovery_codes (hash TEXT PRIMARY KEY, user TEXT NOT NULL) STRICT;
+CREATE TABLE identities (
+  issuer TEXT NOT NULL, subject TEXT NOT NULL, user TEXT NOT NULL, PRIMARY KEY (issuer, subject)
+) STRICT;
+CREATE TABLE api_tokens (
+  id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, user TEXT NOT NULL, name TEXT NOT NULL, scope TEXT NOT NULL,
+  created REAL NOT NULL, expires REAL NOT NULL, used REAL
+) STRICT;
+CREATE TABLE audit (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, actor TEXT NOT NULL, act TEXT NOT NULL,
+  target TEXT NOT NULL, detail TEXT NOT NULL
+) STRICT
+""",
+    """
+CREATE TABLE limits (user TEXT PRIMARY KEY, entry TEXT NOT NULL) STRICT;
+ALTER TABLE sessions ADD COLUMN used REAL NOT NULL DEFAULT 0
+""",
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,11 @@ class SessionRow:
     parent: str
     created: float
     expires: float
+    way: str = ""
+    """How the person signed in: link, invitation, passkey, recovery_code, oidc, local."""
+    browser: str = ""
+    used: float = 0.0
+    """About when it was used last, also under it (``Registry.session_used``)."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +87,15 @@ class SandboxRow:
 
 
 class Registry:
-    """Opened per call site; several processes may have it open (WAL). ``close`` when done.
-
-    Raises:
-        StartError: ``registry_unusable`` or ``no_space``, here and from every method; here ``registry_version``.
-    """
+    """What ``choir.storage.database.Database`` says of opening, closing and errors."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._guard():
-            self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-            os.chmod(path, 0o600)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, VERSION):
-                self._db.close()
-                raise StartError(
-                    "registry_version",
-                    f"{path} was written by another version of Choir.",
-                    "Use that version, or move it away.",
-                )
-            self._db.executescript(f"{_SCHEMA} PRAGMA user_version = {VERSION};")
+        self.database = Database(path, MIGRATIONS)
+        self._db = self.database.connection
+        self._guard = self.database.guard
 
     def close(self) -> None:
-        self._db.close()
+        self.database.close()
 
     def ensure_user(self, name: str, admin: bool, now: float) -> None:
         with self._guard():
@@ -91,7 +103,7 @@ class Registry:
 
     def host_uid(self, owner: str) -> int:
         """The unprivileged host uid that belongs to ``owner`` for ever; a new one the first time."""
-        with self._guard(), self._write():
+        with self._guard(), self.database.durable():
             row = self._db.execute("SELECT uid FROM host_uids WHERE owner = ?", (owner,)).fetchone()
             if row:
                 return int(row[0])
@@ -114,14 +126,18 @@ class Registry:
     def add_session(self, row: SessionRow) -> None:
         with self._guard():
             self._db.execute(
-                "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)",
-                (row.hash, row.user, row.label, row.parent, row.created, row.expires),
+                "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (row.hash, row.user, row.label, row.parent, row.created, row.expires, row.way, row.browser, row.used),
             )
 
     def session(self, digest: str, now: float) -> SessionRow | None:
         with self._guard():
             row = self._db.execute("SELECT * FROM sessions WHERE hash = ? AND expires > ?", (digest, now)).fetchone()
         return SessionRow(*row) if row else None
+
+    def session_used(self, row: SessionRow, now: float) -> None:
+        with self._guard():
+            self._db.execute("UPDATE sessions SET used = ? WHERE hash IN (?, ?)", (now, row.hash, row.parent))
 
     def sessions(self, now: float) -> list[SessionRow]:
         """The signed-in browsers (not the sessions that came from them), newest first."""
@@ -140,6 +156,10 @@ class Registry:
         with self._guard():
             return [SandboxRow(*row) for row in self._db.execute("SELECT * FROM sandboxes ORDER BY label")]
 
+    def drop_sandbox(self, label: str) -> None:
+        with self._guard(), self.database.durable():
+            self._db.execute("DELETE FROM sandboxes WHERE label = ?", (label,))
+
     def put_sandbox(self, row: SandboxRow) -> None:
         """Add it, or change its status; its home changes by ``exchange_homes`` only."""
         with self._guard():
@@ -151,34 +171,10 @@ class Registry:
 
     def exchange_homes(self, label: str, other: str) -> None:
         """Give each of two sandboxes the home of the other: both or neither, also when the machine fails."""
-        with self._guard(), self._write():
+        with self._guard(), self.database.durable():
             homes = dict(self._db.execute("SELECT label, home FROM sandboxes WHERE label IN (?, ?)", (label, other)))
             for one, two in ((label, other), (other, label)):
                 self._db.execute("UPDATE sandboxes SET home = ? WHERE label = ?", (homes[two], one))
-
-    @contextlib.contextmanager
-    def _write(self) -> Iterator[None]:
-        """What must be on the disk before anybody acts on it."""
-        self._db.execute("PRAGMA synchronous = FULL")
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        finally:
-            self._db.execute("PRAGMA synchronous = NORMAL")
-
-    @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            if "full" in str(error) or getattr(error, "errno", None) in (28, 122):
-                raise StartError("no_space", f"No space left for {self.path}.", "Free some disk space.") from error
-            raise StartError("registry_unusable", f"Cannot use {self.path}: {error}.") from error
 
 
 def subordinate_ranges(path: str = "/etc/subuid") -> list[range]:

@@ -1,0 +1,111 @@
+"""What an admin does with people: invite, remove, promote. Each act is written to the audit log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from choir.errors import StartError
+from choir.hypervisor.life import STOP_GRACE
+from choir.hypervisor.origins import Origins
+from choir.hypervisor.people.limits import PersonalLimits
+from choir.hypervisor.sandbox import Sandbox
+from choir.hypervisor.sessions import Sessions, digest
+from choir.hypervisor.supervisor import Supervisor
+from choir.storage.people import Invitation, People
+
+INVITATION_SECONDS = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Admin:
+    """Acts on one deployment's people."""
+
+    people: People
+    sessions: Sessions
+    supervisor: Supervisor
+    origins: Origins
+    limits: PersonalLimits
+
+    def invite(self, actor: str, user: str, admin: bool) -> str:
+        """The invitation's link; it is good for a week.
+
+        Raises:
+            StartError: ``user_exists``, ``user_name_invalid``.
+        """
+        secret = secrets.token_urlsafe(24)
+        now = time.time()
+        self.people.add_invitation(digest(secret), Invitation(user, admin, now + INVITATION_SECONDS, actor))
+        self.people.note(now, actor, "invited", user, "as an admin" if admin else "")
+        return f"{self.origins.public_url}/join?once={secret}"
+
+    def set_admin(self, actor: str, user: str, admin: bool) -> None:
+        """
+        Raises:
+            StartError: ``unknown_user``, ``last_admin``.
+        """
+        self.people.set_admin(user, admin)
+        self.people.note(time.time(), actor, "made_admin" if admin else "made_member", user)
+
+    async def remove(self, actor: str, user: str) -> list[str]:
+        """End a user's sessions, tokens and sandboxes, and set their homes aside. Where those are now.
+
+        A later user of the same name gets a new home and nothing of the old one.
+
+        Raises:
+            StartError: ``unknown_user``, ``last_admin``, ``busy``; the last leaves the account closed and can be
+                repeated.
+        """
+        self.sessions.close(self.people.remove_user(user))
+        self.people.note(time.time(), actor, "removed", user)
+        await self.limits.forget(user)
+        theirs = [each for each in self.supervisor.sandboxes.values() if each.user == user]
+        for sandbox in theirs:
+            self.supervisor.stop(sandbox)
+        kept = []
+        for sandbox in theirs:
+            await sandbox.settled(STOP_GRACE * 3)
+            await sandbox.ended()
+            with sandbox.occupy("Its person was removed."):
+                path = await asyncio.to_thread(self._set_aside, sandbox)
+                self.supervisor.records.forget(sandbox)
+            kept += [path] if path else []
+        return kept
+
+    def _set_aside(self, sandbox: Sandbox) -> str:
+        home = self.supervisor.records.home_path(sandbox)
+        folder = self.supervisor.state.root / "removed"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        target = folder / f"{sandbox.home}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        try:
+            os.rename(home, target)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise StartError("workspace_unusable", f"Cannot set {home} aside: {error.strerror}.") from error
+        return str(target)
+
+    def overview(self) -> list[dict[str, Any]]:
+        """Every user and open invitation, for a list."""
+        now = time.time()
+        sessions = self.sessions.listed()
+        found: list[dict[str, Any]] = [
+            {
+                "name": user.name,
+                "admin": user.admin,
+                "state": "active",
+                "passkeys": len(self.people.passkeys(user.name)),
+                "sessions": sum(each.user == user.name for each in sessions),
+                "since": user.created,
+            }
+            for user in self.people.users()
+        ]
+        found += [
+            {"name": each.user, "admin": each.admin, "state": "invited", "passkeys": 0, "sessions": 0, "since": None}
+            for each in self.people.invitations(now)
+        ]
+        return found
