@@ -1,0 +1,1 @@
+"""Putting Choir on a server: units and accounts, as text and as files."""

@@ -1,0 +1,66 @@
+"""The units' text, judged by systemd's own tools where they are installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from choir.deploy.units import Deployment, render
+from choir.errors import ConfigError
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (systemd)")
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> dict[str, Path]:
+    paths = {}
+    for name, text in render(Deployment(choir="/bin/true")).items():
+        (tmp_path / name).write_text(text)
+        paths[name] = tmp_path / name
+    return paths
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    ("name", "threshold"), [("choir-gateway.service", 20), ("choir-model.service", 10), ("choir.service", 58)]
+)
+def test_exposure(units: dict[str, Path], name: str, threshold: int) -> None:
+    done = analyze("security", "--offline=true", f"--threshold={threshold}", str(units[name]))
+    assert done.returncode == 0, done.stdout
+
+
+@needs_systemd
+def test_systemd_takes_every_line(units: dict[str, Path]) -> None:
+    done = analyze("verify", *map(str, units.values()))
+    # A word of systemd 254 that older ones pass over.
+    lines = [line for line in done.stderr.splitlines() if "tmp" in line and "DelegateSubgroup" not in line]
+    assert lines == []
+
+
+def test_only_the_gateway_is_given_provider_keys() -> None:
+    for name, text in render(Deployment()).items():
+        assert ("providers.env" in text) == (name == "choir-gateway.service"), name
+
+
+def test_every_unit_is_told_the_same_state_and_configuration() -> None:
+    units = render(Deployment(config=Path("/srv/choir.toml"), state=Path("/srv/choir")))
+    for name, text in units.items():
+        if name.endswith(".service") and name not in ("choir-keys.service", "choir-verify.service"):
+            assert re.search(r"Environment=CHOIR_STATE=/srv/choir(/gateway|/model)?\n", text)
+            assert re.search(r"ExecStart=\S+ up (gateway|hypervisor|model) --config /srv/choir\.toml\n", text), name
+        assert "{" not in text
+
+
+@pytest.mark.parametrize("choir", ["", "/opt/my choir", "/opt/choir\nExecStartPre=/bin/sh", "/opt/%h/choir", "/opt/$X"])
+def test_what_a_unit_cannot_carry_is_refused(choir: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        render(Deployment(choir=choir))
+    assert caught.value.reason == "unit_value_invalid"
