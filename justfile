@@ -19,7 +19,7 @@ test *arguments:
 lint:
     .venv/bin/ruff format .
     .venv/bin/ruff check --fix .
-    .venv/bin/shellcheck scripts/* .ci/run
+    grep -lE '^#(!.*| shellcheck shell=)bash' scripts/* .ci/run | xargs .venv/bin/shellcheck
     .venv/bin/mypy
     .venv/bin/lint-imports
 
@@ -34,6 +34,11 @@ test-long *arguments:
 # Figures beside a reference: just bench gateway, just bench sandbox.
 bench what *arguments:
     .venv/bin/python bench/{{ what }}/run.py {{ arguments }}
+
+# The documents as a site; every link is checked.
+docs:
+    .venv/bin/python scripts/reference.py
+    ./scripts/docs
 
 # Work out the lock files anew: just lock [--upgrade].
 lock *arguments:

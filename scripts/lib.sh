@@ -149,20 +149,43 @@ npm_cli() {
 }
 
 # Install the npm packages of FOLDER (its package.json and package-lock.json) into TARGET/node_modules, with the Node
-# that .venv brings. No package's own install script is run.
-ensure_node_packages() { # FOLDER TARGET
+# that .venv brings. No package's own install script is run. Further ARGUMENTS are npm's.
+ensure_node_packages() { # FOLDER TARGET [ARGUMENTS...]
   local folder=$ROOT/$1 target=$2 want
+  shift 2
   find_node
-  want=$(cat "$folder/package-lock.json" <("$NODE/bin/node" --version))
-  if [ -r "$target/stamp" ] && [ "$(<"$target/stamp")" = "$want" ]; then
+  want=$(cat "$folder/package-lock.json" <("$NODE/bin/node" --version) && printf '%s\n' "$*")
+  if [ -r "$target/node_modules/stamp" ] && [ "$(<"$target/node_modules/stamp")" = "$want" ]; then
     return
   fi
-  say "installing the npm packages of $1 into ${target#"$ROOT/"}"
+  say "installing the npm packages of ${folder#"$ROOT/"} into ${target#"$ROOT/"}"
   mkdir -p "$target"
-  cp "$folder/package.json" "$folder/package-lock.json" "$folder/.npmrc" "$target/"
-  (cd "$target" && npm_cli ci --ignore-scripts --prefer-offline --no-progress --loglevel error >&2) ||
+  if [ "$folder" != "$target" ]; then
+    cp "$folder/package.json" "$folder/package-lock.json" "$folder/.npmrc" "$target/"
+  fi
+  (cd "$target" && npm_cli ci --ignore-scripts --prefer-offline --no-progress --loglevel error "$@" >&2) ||
     die "npm could not install them; its message is above."
-  printf '%s\n' "$want" >"$target/stamp"
+  printf '%s\n' "$want" >"$target/node_modules/stamp"
+}
+
+# Build the desktop's page from web/ into the package, unless that was done. Once its packages were installed for
+# development, with what checks it, they stay so.
+ensure_page() { # "runtime" or "dev"
+  local stamp=$CACHE/page-stamp want
+  want=$(cd "$ROOT/web" && cat package-lock.json build.mjs src/* | cksum)
+  if [ "$1" = dev ] || [ -e "$ROOT/web/node_modules/typescript" ]; then
+    ensure_node_packages web "$ROOT/web"
+  elif ! [ -r "$stamp" ] || [ "$(<"$stamp")" != "$want" ]; then
+    ensure_node_packages web "$ROOT/web" --omit=dev
+  fi
+  if [ -r "$stamp" ] && [ "$(<"$stamp")" = "$want" ] && [ -e "$ROOT/src/choir/sandbox/static/desktop.html" ]; then
+    return
+  fi
+  say "building the desktop's page"
+  find_node
+  (cd "$ROOT/web" && "$NODE/bin/node" build.mjs) || die "The desktop's page could not be built; the message is above."
+  mkdir -p "$CACHE"
+  printf '%s\n' "$want" >"$stamp"
 }
 
 # The provider double that the tests talk to.
@@ -180,4 +203,20 @@ ensure_browser() {
     apt_install chromium && return
   fi
   say "no chromium on PATH: the tests in a browser are skipped. Install it, e.g.: sudo apt-get install chromium"
+}
+
+# What judges the units and the Nix modules, and what encrypts a file of keys. Tests that need them are skipped without.
+ensure_deploy_tools() {
+  local missing=()
+  command -v systemd-analyze >/dev/null || missing+=(systemd)
+  command -v nix-instantiate >/dev/null || missing+=(nix-bin)
+  command -v age >/dev/null || missing+=(age)
+  if [ "${#missing[@]}" = 0 ]; then
+    return
+  fi
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing Debian's ${missing[*]}"
+    apt_install "${missing[@]}" && return
+  fi
+  say "not here: ${missing[*]}; the tests that need them are skipped"
 }

@@ -20,5 +20,6 @@ esac
 shift 2
 
 ensure_venv dev
+ensure_page dev
 cd "$ROOT"
 exec "$VENV/bin/pytest" "$suite" "$@"
