@@ -5,26 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from choir.app import run
+from choir.app import run, run_spec
 from choir.errors import ChoirError, KeylessError
 from choir.isolation.contract import Exited
 from choir.paths import State
 
 
-def test_folders_that_are_too_wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_are_too_wide(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    monkeypatch.setenv("HOME", str(home))
     state = State(tmp_path / "state" / "choir")
     for folder in (home, tmp_path, Path("/"), tmp_path / "state", state.root):
         with pytest.raises(ChoirError) as caught:
-            run.check_workspace(folder, state)
+            run_spec.check_workspace(folder, state, home)
         assert caught.value.reason == "workspace_too_wide"
-    run.check_workspace(home / "project", state)
+    run_spec.check_workspace(home / "project", state, home)
 
 
 def test_agent_files_are_written_and_replaced(tmp_path: Path) -> None:
-    run.write_home_files(tmp_path, {".a/b/c.toml": "1", "d": "2"}, None)
-    run.write_home_files(tmp_path, {".a/b/c.toml": "3"}, None)
+    run_spec.write_home_files(tmp_path, {".a/b/c.toml": "1", "d": "2"}, None)
+    run_spec.write_home_files(tmp_path, {".a/b/c.toml": "3"}, None)
     assert (tmp_path / ".a/b/c.toml").read_text() == "3"
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o600
 
@@ -36,7 +35,7 @@ def test_a_link_that_an_agent_left_is_not_followed(tmp_path: Path, link: str) ->
     (home / link).parent.mkdir(parents=True)
     (home / link).symlink_to(outside)
     with pytest.raises(ChoirError) as caught:
-        run.write_home_files(home, {".a/b/c": "x"}, None)
+        run_spec.write_home_files(home, {".a/b/c": "x"}, None)
     assert caught.value.reason == "home_unwritable"
     assert os.listdir(outside) == []
 
@@ -46,19 +45,19 @@ def test_a_linked_file_is_replaced_not_written_through(tmp_path: Path) -> None:
     home.mkdir()
     outside.write_text("precious")
     (home / "c").symlink_to(outside)
-    run.write_home_files(home, {"c": "x"}, None)
+    run_spec.write_home_files(home, {"c": "x"}, None)
     assert outside.read_text() == "precious"
     assert (home / "c").read_text() == "x"
 
 
 def test_key_files_are_masked_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.key_files(tmp_path, strict=True) == ()
+    assert run_spec.key_files(tmp_path, strict=True) == ()
     secret = "OPENAI_API_KEY=sk-" + os.urandom(24).hex()
     (tmp_path / ".env").write_text(secret)
-    assert run.key_files(tmp_path, strict=False) == (tmp_path / ".env",)
+    assert run_spec.key_files(tmp_path, strict=False) == (tmp_path / ".env",)
     assert "masked .env" in capsys.readouterr().err
     with pytest.raises(KeylessError) as caught:
-        run.key_files(tmp_path, strict=True)
+        run_spec.key_files(tmp_path, strict=True)
     assert ".env" in caught.value.message
     assert secret not in caught.value.message
 

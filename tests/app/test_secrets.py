@@ -8,6 +8,7 @@ import pytest
 from choir import config
 from choir.app import secrets
 from choir.errors import StartError
+from choir.places import clean_environment
 
 
 def test_only_what_a_provider_names_is_handed_over() -> None:
@@ -18,7 +19,7 @@ def test_only_what_a_provider_names_is_handed_over() -> None:
 
 def test_a_clean_environment_has_no_key() -> None:
     environment = {"OPENAI_API_KEY": "a", "PATH": "/bin", "LD_PRELOAD": "x", "PYTHONPATH": "y"}
-    assert secrets.clean_environment(environment) == {"PATH": "/bin"}
+    assert clean_environment(environment) == {"PATH": "/bin"}
 
 
 def test_a_stored_key_is_made_once_and_is_private(tmp_path: Path) -> None:

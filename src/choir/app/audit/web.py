@@ -1,0 +1,148 @@
+"""Attacks on the hypervisor's pages, as a stranger's browser or a page of another site would make them."""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from choir.app.audit.finding import Finding, held
+from choir.channel import ChannelClosed, connect
+from choir.config import Config
+
+_TARGET = "people's sessions"
+_UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "Y2hvaXItdmVyaWZ5LW5vdw==",
+}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    name: str
+    tried: str
+    method: str
+    path: str
+    headers: dict[str, str]
+    """``Host`` may be put here: the deployment's own otherwise."""
+    refused: tuple[int, ...]
+    """The statuses that are a refusal."""
+
+
+def public_url(hypervisor_socket: Path) -> str | None:
+    """Where the running hypervisor says it is; None when none runs."""
+    try:
+        channel = connect(str(hypervisor_socket))
+    except ChannelClosed:
+        return None
+    try:
+        channel.sock.settimeout(10)
+        channel.send({"op": "status"})
+        return str(channel.receive()[0]["url"])
+    except (ChannelClosed, TimeoutError, KeyError):
+        return None
+    finally:
+        channel.close()
+
+
+def attempts(url: str, single_user: bool) -> list[Attempt]:
+    netloc = urlsplit(url).netloc
+    desk = f"nobody.{netloc}"
+    found = [
+        Attempt(
+            "another host name",
+            "GET / with a Host of the attacker's (DNS rebinding)",
+            "GET",
+            "/",
+            {"Host": "attacker.invalid"},
+            (400, 403, 404, 421),
+        ),
+        Attempt(
+            "another site's request",
+            "POST /logout from another origin",
+            "POST",
+            "/logout",
+            {"Origin": "https://attacker.invalid", "Sec-Fetch-Site": "cross-site"},
+            (403,),
+        ),
+        Attempt(
+            "a page of a sandbox",
+            "POST /logout from a sandbox's own origin",
+            "POST",
+            "/logout",
+            {"Origin": f"{urlsplit(url).scheme}://{desk}", "Sec-Fetch-Site": "same-site"},
+            (403,),
+        ),
+        Attempt(
+            "another site's WebSocket",
+            "open a sandbox's WebSocket from another origin",
+            "GET",
+            "/api/desktop",
+            {"Host": desk, "Origin": "https://attacker.invalid", **_UPGRADE},
+            (401, 403, 404),
+        ),
+        Attempt(
+            "a WebSocket without a session",
+            "open a sandbox's WebSocket without a cookie",
+            "GET",
+            "/api/desktop",
+            {"Host": desk, "Origin": f"{urlsplit(url).scheme}://{desk}", **_UPGRADE},
+            (401, 403, 404),
+        ),
+        Attempt(
+            "a used link",
+            "GET /login with a link that was never given out",
+            "GET",
+            "/login?once=choir-verify",
+            {},
+            (401, 403),
+        ),
+    ]
+    if not single_user:  # where this very account is let in by design
+        found.append(Attempt("without a session", "GET / without a cookie", "GET", "/", {}, (303, 401, 403)))
+    return found
+
+
+def findings(config: Config, hypervisor_socket: Path) -> list[Finding]:
+    """[] when no hypervisor runs."""
+    url = public_url(hypervisor_socket)
+    if url is None:
+        return []
+    where = urlsplit(url)
+    # A public name leads to a proxy in front; the attacks are on what is behind it.
+    local = where.hostname in ("localhost", "127.0.0.1")
+    host = "127.0.0.1" if local or config.hypervisor.host in ("", "0.0.0.0", "::") else config.hypervisor.host  # noqa: S104
+    port = (where.port or 80) if local else config.hypervisor.port
+    return [judged(attempt, where.netloc, host, port) for attempt in attempts(url, config.hypervisor.single_user)]
+
+
+def judged(attempt: Attempt, netloc: str, host: str, port: int) -> Finding:
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    try:
+        connection.putrequest(attempt.method, attempt.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in {"Host": netloc, **attempt.headers}.items():
+            connection.putheader(name, value)
+        if attempt.method == "POST":
+            connection.putheader("Content-Length", "0")
+        connection.endheaders()
+        answer = connection.getresponse()
+        cookie = answer.getheader("set-cookie") or ""
+        signed_in = cookie and "max-age=0" not in cookie.lower() and "choir" in cookie and "=;" not in cookie
+        said = f"status {answer.status}" + (", with a session" if signed_in else "")
+        ok = answer.status in attempt.refused and not signed_in
+    except (OSError, http.client.HTTPException) as error:
+        said, ok = f"no answer on {host} port {port} ({type(error).__name__})", False
+    finally:
+        connection.close()
+    return Finding(
+        _TARGET,
+        attempt.name,
+        "web",
+        attempt.tried,
+        said,
+        held(ok),
+        "If it is reached, report this; if not, check `host` and `port` in the [hypervisor] section.",
+    )
