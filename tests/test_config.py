@@ -24,6 +24,7 @@ def test_the_known_providers_need_no_file() -> None:
     assert loaded.path is None
     known = (
         "openai anthropic google mistral aws-bedrock azure openrouter groq xai deepseek zai kimi ollama "
+        "together fireworks "
         "tavily brave exa local"
     )
     assert set(config.known_providers()) == set(known.split())
@@ -69,7 +70,7 @@ def test_a_known_one_is_overridden_or_switched_off(tmp_path: Path) -> None:
     )
     loaded = config.load(write(tmp_path, text))
     assert loaded.providers["openai"].base_url == "http://127.0.0.1:9"
-    assert loaded.providers["openai"].key == "env:OPENAI_API_KEY"
+    assert loaded.providers["openai"].keys == ("env:OPENAI_API_KEY",)
     assert "groq" not in loaded.providers
     assert "ollama" in loaded.providers
 
@@ -90,6 +91,22 @@ BAD = [
     ("[providers.openai]\ncarrier = 'Bearer'\n", "config_invalid", ":2:1"),
     ("[providers.OpenAI]\nlike = 'openai'\nbase_url = 'http://x'\n", "config_invalid", ":1:1"),
     ("[hypervisor]\nport = 70000\n", "config_invalid", ":2:1"),
+    ("[providers.openai]\nkey = 'env:A'\nkeys = ['env:B']\n", "config_invalid", ":3:1: give `key` or `keys`"),
+    ("[providers.openai]\nkeys = ['env:B', 'env:B']\n", "config_invalid", ":2:1: a key is there twice"),
+    ("[providers.openai]\n\nkeys = ['env:B', 'B']\n", "config_invalid", ":3:1: a key is a reference"),
+    ("[providers.openai]\ncircuit_failures = -1\n", "config_invalid", ":2:1: circuit_failures must not"),
+    ("[limits]\nrequests_per_minute = -1\n", "config_invalid", ":2:1: `requests_per_minute` must not"),
+    ("[limits]\nusd_per_day = inf\n", "config_invalid", ":2:1: `usd_per_day` must not"),
+    ("[prices]\n'x/*' = {}\n'y/*' = { input = 'much' }\n", "config_invalid", ":3:1: Expected `float`"),
+    ("[users.ann]\nmodels = ['openai/*']\n[users.bob]\nmodels = 3\n", "config_invalid", ":4:1: Expected `array"),
+    ('[users.ann]\n[users."b.o.b"]\nmodel = 3\n', "config_invalid", ":3:1: unknown key `model`"),
+    ("[users.ann]\nproviders = ['opnai']\n", "config_invalid", ":2:1: unknown provider `opnai`"),
+    ("[users.ann]\ndeny_providers = ['opnai']\n", "config_invalid", ":2:1: unknown provider `opnai`"),
+    ("[users.ann]\nmodels = ['gpt-5']\n", "config_invalid", ":2:1: `gpt-5` is not a pattern"),
+    ("[users.ann]\ndeny_models = ['opnai/*']\n", "config_invalid", ":2:1: `opnai/*` is not a pattern"),
+    ("[users.ann.limits]\nusd_per_day = -1\n", "config_invalid", ":2:1: `usd_per_day` must not"),
+    ("[users.ann]\nlimits = { usd_per_day = 'no' }\n", "config_invalid", ":2:1: Invalid enum value 'no'"),
+    ("[telemetry]\notlp_endpoint = 'collector:4318'\n", "config_invalid", ":2:1: otlp_endpoint is an http(s) URL"),
 ]
 
 
@@ -122,3 +139,26 @@ def test_not_utf8(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(path)
     assert caught.value.reason == "config_malformed"
+
+
+def test_several_keys(tmp_path: Path) -> None:
+    text = "[providers.openai]\nkeys = ['env:A', 'file:/b']\n[providers.ours]\nlike = 'openai'\nbase_url = 'http://x'\n"
+    loaded = config.load(write(tmp_path, text))
+    assert loaded.providers["openai"].keys == ("env:A", "file:/b")
+    assert loaded.providers["ours"].keys == ()
+    assert loaded.providers["anthropic"].keys == ("env:ANTHROPIC_API_KEY",)
+
+
+def test_limits_of_a_user(tmp_path: Path) -> None:
+    text = """
+[limits]
+usd_per_day = 5.0
+tokens_per_minute = 1000
+[users.ann.limits]
+requests_per_minute = 7
+usd_per_day = "none"
+usd_per_month = 9
+"""
+    loaded = config.load(write(tmp_path, text))
+    assert loaded.limits_of("bob") is loaded.limits
+    assert loaded.limits_of("ann") == config.Limits(requests_per_minute=7, tokens_per_minute=1000, usd_per_month=9.0)

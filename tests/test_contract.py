@@ -43,7 +43,22 @@ def test_every_key_in_a_sandbox_is_the_token() -> None:
     assert len(keys) >= 15
     assert set(keys.values()) == {token}
     urls = {value for name, value in environment.items() if "URL" in name or "ENDPOINT" in name}
-    assert all(url.startswith(contract.GATEWAY_ORIGIN) for url in urls)
+    origins = (contract.GATEWAY_ORIGIN, contract.GATEWAY_TLS_ORIGIN)
+    assert all(url.startswith(tuple(f"{origin}/provider/v1/" for origin in origins)) for url in urls)
+
+
+def test_only_what_insists_on_https_is_sent_there() -> None:
+    environment = contract.provider_environment(enabled(*ALL), "T")
+    over_tls = {name for name, value in environment.items() if value.startswith("https:")}
+    assert over_tls == {"AWS_ENDPOINT_URL_BEDROCK_RUNTIME"}
+    assert contract.wants_tls(enabled("openai", "aws-bedrock"))
+    assert not contract.wants_tls(enabled(*(name for name in ALL if name != "aws-bedrock")))
+
+
+def test_no_client_finds_two_keys_for_one_thing() -> None:
+    environment = contract.provider_environment(enabled(*ALL), "T")
+    assert "GEMINI_API_KEY" in environment
+    assert "GOOGLE_API_KEY" not in environment, "google-genai warns when it finds both"
 
 
 def test_the_record_has_a_fixed_set_of_fields() -> None:

@@ -6,21 +6,25 @@ Never read from a folder an agent can write: ``--config FILE``, else ``~/.config
 
 from __future__ import annotations
 
-import importlib.resources
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from choir.errors import ConfigError
+from choir.places import data_file
+from choir.toml_place import place
 
 Family = Literal["openai", "anthropic", "google", "bedrock", "search"]
 
 _SEE = "See docs/configuration.md for every key."
 _REFERENCE = re.compile(r"(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+|service:[a-z0-9-]+)\Z")
+_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#\s]*)?\Z")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
 _ALLOW = re.compile(r"(GET|POST|PUT|PATCH|DELETE) /\S*\Z")
 _CARRIER = re.compile(r"[A-Za-z][A-Za-z0-9-]*: ?(\S+ )?\{key\}\Z")
@@ -31,7 +35,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     name: str
     base_url: str
-    key: str = ""
+    keys: tuple[str, ...] = ()
+    """References; written ``key`` where there is but one. Each call uses one of them."""
     carrier: str = ""
     speaks: tuple[Family, ...] = ()
     client_path: str = ""
@@ -42,6 +47,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ask_usage: bool = True
     allow_tools: tuple[str, ...] = ()
     allow_stored: bool = False
+    circuit_failures: int = 5
+    """Failures in a row after which calls are refused for a while; 0: never."""
     named: bool = False
     """Whether choir.toml names it. A named provider without a usable key is reported; another is just off."""
 
@@ -53,6 +60,7 @@ class ProviderEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     like: str | None = None
     base_url: str | None = None
     key: str | None = None
+    keys: tuple[str, ...] | None = None
     carrier: str | None = None
     speaks: tuple[Family, ...] | None = None
     client_path: str | None = None
@@ -62,6 +70,7 @@ class ProviderEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ask_usage: bool | None = None
     allow_tools: tuple[str, ...] | None = None
     allow_stored: bool | None = None
+    circuit_failures: int | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,6 +83,33 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Of one user, all sandboxes together, read and written; likewise the two below."""
     usd_per_day: float | None = None
     usd_per_month: float | None = None
+
+
+Unlimited = Literal["none"]
+
+
+class UserLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[users.NAME.limits]``: in place of ``[limits]``, field by field. ``"none"`` lifts a limit."""
+
+    requests_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    max_body_bytes: int | None = None
+    tokens_per_minute: int | Unlimited | None = None
+    usd_per_day: float | Unlimited | None = None
+    usd_per_month: float | Unlimited | None = None
+
+
+class UserEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[users.NAME]``: what one user may call. Whoever is not named may call everything, within ``[limits]``."""
+
+    providers: tuple[str, ...] | None = None
+    """Only these; None: all."""
+    deny_providers: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
+    """Only these, as ``provider/model`` with ``*``; None: all."""
+    deny_models: tuple[str, ...] = ()
+    """Not these, whatever ``models`` says; letters of either case."""
+    limits: UserLimits = UserLimits()
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,6 +138,25 @@ class HypervisorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     port: int = 7000
     public_url: str = ""
     """Base of links, e.g. https://choir.example.org; default http://localhost:PORT. Sandboxes live at ID.<its host>."""
+    single_user: bool = False
+    """No sign-in for the account that runs Choir, from this machine: for a laptop."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses whose X-Forwarded-For is believed, e.g. 127.0.0.1 for a TLS proxy on this machine."""
+
+
+class OidcEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Signing in with an OpenID Connect provider; ``issuer`` "" is none."""
+
+    issuer: str = ""
+    client_id: str = ""
+    client_secret: str = ""
+    """``file:/path``; "" for a public client."""
+    name: str = "your organisation"
+    """On the button."""
+    allow: tuple[str, ...] = ()
+    """Verified addresses that may join without an invitation, e.g. ``*@example.org``."""
+    admins: tuple[str, ...] = ()
+    """Verified addresses of admins."""
 
 
 class SandboxEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -124,15 +179,25 @@ class SandboxEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """More host paths to show read-only, e.g. a tool chain outside /usr."""
 
 
+class TelemetryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where spans of calls go; see ``choir.app.telemetry``."""
+
+    otlp_endpoint: str = ""
+    """Base URL of an OTLP/HTTP receiver, e.g. http://127.0.0.1:4318; "": none."""
+
+
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """choir.toml as written."""
 
     hypervisor: HypervisorEntry = HypervisorEntry()
+    oidc: OidcEntry = OidcEntry()
     sandbox: SandboxEntry = SandboxEntry()
     limits: Limits = Limits()
     prices: dict[str, Price] = {}
     timeouts: Timeouts = Timeouts()
     providers: dict[str, ProviderEntry] = {}
+    users: dict[str, UserEntry] = {}
+    telemetry: TelemetryEntry = TelemetryEntry()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,20 +206,44 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     path: Path | None
     """The file it came from; None when there is none."""
     hypervisor: HypervisorEntry = HypervisorEntry()
+    oidc: OidcEntry = OidcEntry()
     sandbox: SandboxEntry = SandboxEntry()
     limits: Limits = Limits()
     prices: dict[str, Price] = {}
     """By ``provider/model`` pattern; they win over ``data/prices.toml``."""
     timeouts: Timeouts = Timeouts()
     providers: dict[str, Provider] = {}
+    users: dict[str, UserEntry] = {}
+    telemetry: TelemetryEntry = TelemetryEntry()
+
+    def limits_of(self, user_id: str) -> Limits:
+        """``[limits]`` with what ``[users.NAME.limits]`` puts in its place."""
+        user = self.users.get(user_id)
+        if user is None:
+            return self.limits
+        own = {name: value for name, value in msgspec.structs.asdict(user.limits).items() if value is not None}
+        return msgspec.structs.replace(self.limits, **{k: None if v == "none" else v for k, v in own.items()})
 
     @property
     def public_url(self) -> str:
         return self.hypervisor.public_url.rstrip("/") or f"http://localhost:{self.hypervisor.port}"
 
     @property
+    def key_variables(self) -> list[str]:
+        """The variables that providers' references name (``env:``)."""
+        references = [key for provider in self.providers.values() for key in provider.keys]
+        return sorted({key.removeprefix("env:") for key in references if key.startswith("env:")})
+
+    @property
     def env_file(self) -> Path:
-        """The development ``.env`` beside choir.toml; only the gateway reads it."""
+        """Lines KEY=VALUE with provider keys; only the gateway reads it. ``$CHOIR_ENV_FILE``, else what systemd gives
+        the gateway's unit as ``providers.env``, the newest first, else ``.env`` beside choir.toml."""
+        named = os.environ.get("CHOIR_ENV_FILE")
+        if named:
+            return Path(named)
+        for folder in (os.environ.get("RUNTIME_DIRECTORY"), os.environ.get("CREDENTIALS_DIRECTORY")):
+            if folder and os.path.exists(os.path.join(folder, "providers.env")):
+                return Path(folder, "providers.env")
         return (self.path.parent if self.path else config_home()) / ".env"
 
 
@@ -173,8 +262,8 @@ def find() -> Path | None:
 
 def known_providers() -> dict[str, dict[str, Any]]:
     """The table that comes with Choir, as plain data."""
-    text = importlib.resources.files("choir").joinpath("data/providers.toml").read_text()
-    return tomllib.loads(text)
+    with open(data_file("providers.toml"), "rb") as file:
+        return tomllib.load(file)
 
 
 def load(path: Path | None = None) -> Config:
@@ -207,11 +296,11 @@ def load(path: Path | None = None) -> Config:
     try:
         file = msgspec.convert(raw, File)
     except msgspec.ValidationError as error:
-        raise _invalid(path, text, str(error)) from error
+        raise _invalid(path, text, raw, str(error)) from error
     return _resolve(file, path, text)
 
 
-def _invalid(path: Path, text: str, message: str) -> ConfigError:
+def _invalid(path: Path, text: str, raw: dict[str, Any], message: str) -> ConfigError:
     """Turn msgspec's "Expected `int`, got `str` - at `$.a.b`" into a sentence with a line."""
     what, _, where = message.partition(" - at `$")
     keys = [key for key in re.findall(r"\.([^.\[\]`]+)", where) if key != "..."]
@@ -220,35 +309,23 @@ def _invalid(path: Path, text: str, message: str) -> ConfigError:
         keys.append(unknown[1])
         what = f"unknown key `{unknown[1]}`"
     if "[...]" in where:  # msgspec does not name the key of a table of tables
-        keys.insert(1, "*")
-    return ConfigError("config_invalid", f"{path}{_position(text, keys)}: {what}.", _SEE)
+        keys.insert(1, _wrong_entry(raw, keys[0]))
+    return ConfigError("config_invalid", f"{path}{place(text, keys)}: {what}.", _SEE)
 
 
-def _position(text: str, keys: list[str]) -> str:
-    """ ":LINE:COLUMN" of the innermost of ``keys`` that can be found, else ""."""
-    section: list[str] = []
-    best, depth = "", 0
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line)
-        assignment = re.match(r"\s*([A-Za-z0-9_\-.\"]+)\s*=", line)
-        if header:
-            section = [part.strip(" \"'") for part in header[1].split(".")]
-            here = section
-        elif assignment:
-            here = section + [part.strip(" \"'") for part in assignment[1].split(".")]
-        else:
-            continue
-        matches = all(want in (have, "*") for want, have in zip(keys, here, strict=False))
-        agree = len(here) if matches and len(here) <= len(keys) else 0
-        if agree > depth:
-            column = len(line) - len(line.lstrip()) + 1
-            best, depth = f":{number}:{column}", agree
-    return best
+def _wrong_entry(raw: dict[str, Any], section: str) -> str:
+    """The first of a section's entries that is no good by itself."""
+    for name, entry in raw[section].items():
+        try:
+            msgspec.convert({section: {name: entry}}, File)
+        except msgspec.ValidationError:
+            return str(name)
+    return ""
 
 
 def _resolve(file: File, path: Path | None, text: str) -> Config:
     def refuse(keys: list[str], what: str) -> ConfigError:
-        where = f"{path}{_position(text, keys)}" if path else "built-in table"
+        where = f"{path}{place(text, keys)}" if path else "built-in table"
         return ConfigError("config_invalid", f"{where}: {what}", _SEE)
 
     table = known_providers()
@@ -274,6 +351,10 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
         if entry is not None:
             overrides = msgspec.structs.asdict(entry)
             base.update({k: v for k, v in overrides.items() if v is not None and k not in ("enabled", "like")})
+            if entry.key is not None and entry.keys is not None:
+                raise refuse([*at, "keys"], "give `key` or `keys`, not both.")
+        key = base.pop("key", "")
+        base.setdefault("keys", (key,) if key else ())
         provider = msgspec.convert({**base, "name": name, "named": entry is not None}, Provider)
         _check(provider, at, refuse)
         if provider.base_url:
@@ -281,11 +362,27 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
     for pattern in file.prices:
         if "/" not in pattern:
             raise refuse(["prices", pattern], f'`{pattern}` is not a pattern like "provider/model" or "provider/*".')
-    for name in ("tokens_per_minute", "usd_per_day", "usd_per_month"):
-        if (getattr(file.limits, name) or 0) < 0:
-            raise refuse(["limits", name], f"`{name}` must not be less than 0.")
+    _check_limits(file.limits, ["limits"], refuse)
+    for user, allowed in file.users.items():
+        check_user(allowed, ["users", user], {*table, *file.providers}, refuse)
+    if file.telemetry.otlp_endpoint and not _URL.match(file.telemetry.otlp_endpoint):
+        raise refuse(["telemetry", "otlp_endpoint"], "otlp_endpoint is an http(s) URL without query or user.")
     if not 0 <= file.hypervisor.port <= 65535:
         raise refuse(["hypervisor", "port"], f"port {file.hypervisor.port} is not between 0 and 65535.")
+    if file.hypervisor.single_user and urlsplit(file.hypervisor.public_url).hostname not in (None, "localhost"):
+        raise refuse(["hypervisor", "single_user"], "single_user is for one's own machine: leave `public_url` out.")
+    oidc = file.oidc
+    if oidc != OidcEntry():
+        if not re.match(
+            r"https://[^/?#@\s]+[^?#\s]*\Z|http://(localhost|127\.0\.0\.1)(:\d+)?(/[^?#\s]*)?\Z", oidc.issuer
+        ):
+            raise refuse(["oidc", "issuer"], "issuer must be an https URL without query.")
+        if not oidc.client_id:
+            raise refuse(["oidc"], "`client_id` is missing.")
+        if oidc.client_secret and not re.match(r"file:/.+\Z", oidc.client_secret):
+            raise refuse(
+                ["oidc", "client_secret"], "client_secret is a reference, `file:/path`, never the secret itself."
+            )
     if file.sandbox.idle_stop < 0:
         raise refuse(["sandbox", "idle_stop"], "idle_stop is a number of seconds, 0 for never.")
     if file.sandbox.keep_snapshots < 1:
@@ -293,26 +390,59 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
     return Config(
         path=path,
         hypervisor=file.hypervisor,
+        oidc=file.oidc,
         sandbox=file.sandbox,
         limits=file.limits,
         prices=file.prices,
         timeouts=file.timeouts,
         providers=providers,
+        users=file.users,
+        telemetry=file.telemetry,
     )
 
 
-def _check(provider: Provider, at: list[str], refuse: Any) -> None:
+Refuse = Callable[[list[str], str], ConfigError]
+
+
+def _check_limits(limits: Limits | UserLimits, at: list[str], refuse: Refuse) -> None:
+    for name, value in msgspec.structs.asdict(limits).items():
+        if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            raise refuse([*at, name], f"`{name}` must not be less than 0.")
+
+
+def check_user(user: UserEntry, at: list[str], known: set[str], refuse: Refuse) -> None:
+    """Refuses what no user can be given; ``known`` are the names of providers."""
+    for field in ("providers", "deny_providers"):
+        for name in getattr(user, field) or ():
+            if name not in known:
+                raise refuse([*at, field], f"unknown provider `{name}`.")
+    for field in ("models", "deny_models"):
+        for pattern in getattr(user, field) or ():
+            provider, slash, _ = pattern.partition("/")
+            if not slash or ("*" not in provider and provider not in known):
+                what = f'`{pattern}` is not a pattern like "provider/model" or "provider/*", of a known provider.'
+                raise refuse([*at, field], what)
+    _check_limits(user.limits, [*at, "limits"], refuse)
+
+
+def _check(provider: Provider, at: list[str], refuse: Refuse) -> None:
     if provider.named and not provider.base_url:
         raise refuse(at, f"provider `{provider.name}` needs `base_url`.")
     if provider.base_url and not re.match(
         r"(https?://[^/?#@\s]+(/[^?#\s]*)?|unix:/[^?#\s]+|unix:\{run\}[^?#\s]+)\Z", provider.base_url
     ):
         raise refuse([*at, "base_url"], f"`{provider.base_url}` is not an http(s) URL without query or user.")
-    if provider.key and not _REFERENCE.match(provider.key):
-        # Never repeat the value: it may be the secret itself.
-        raise refuse([*at, "key"], "a key is a reference, `env:NAME` or `file:/path`, never the key itself.")
-    if provider.key and not _CARRIER.match(provider.carrier):
+    for key in provider.keys:
+        if not _REFERENCE.match(key):
+            # Never repeat the value: it may be the secret itself.
+            message = "a key is a reference, `env:NAME` or `file:/path`, never the key itself."
+            raise refuse([*at, "key" if len(provider.keys) == 1 else "keys"], message)
+    if len(set(provider.keys)) < len(provider.keys):
+        raise refuse([*at, "keys"], "a key is there twice.")
+    if provider.keys and not _CARRIER.match(provider.carrier):
         raise refuse([*at, "carrier"], "carrier must look like `Header-Name: {key}` or `Authorization: Bearer {key}`.")
+    if provider.circuit_failures < 0:
+        raise refuse([*at, "circuit_failures"], "circuit_failures must not be less than 0; 0 is never.")
     for pattern in provider.allow:
         if not _ALLOW.match(pattern):
             raise refuse([*at, "allow"], f"`{pattern}` is not `METHOD /path`.")

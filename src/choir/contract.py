@@ -9,8 +9,10 @@ op        fields                                                                
 attach    sandbox_id, user_id, role, lease_s; descriptor: the HTTP listener      {}
 renew     sandbox_ids (list), lease_s                                            unknown (list of ids to attach again)
 detach    sandbox_id                                                             {}
-status                                                                           pid, providers, sandboxes
-reload                                                                           providers
+authority sandbox_id                                                             certificate (PEM; see ``CA_FILE``)
+status                                                                           pid, config, ledger, providers,
+                                                                                 sandboxes
+reload                                                                           providers, changes, change_count
 subscribe                                                                        {}, then events (see below)
 ========  =====================================================================  ==================================
 
@@ -21,8 +23,9 @@ After ``subscribe`` a client is also sent every usage record as ``{"event": "usa
 not keep up misses some. A client whose socket is full otherwise, and every client when the gateway's worker is forked
 again, finds its connection closed: it connects again and attaches its sandboxes again. ``lease_s`` is in seconds. The
 descriptor is a TCP socket listening on 127.0.0.1 of the sandbox; a refused one is closed. ``status`` lists at most 200
-sandboxes, ``sandbox_count`` is their number. ``reload`` with a wrong configuration answers with its reason and
-changes nothing.
+sandboxes, ``sandbox_count`` is their number; ``config`` is the path of choir.toml or null; ``ledger`` is ``{"waiting",
+"failing", "journal_failing", "full"}``: how many records wait for it, and why. ``reload`` with a wrong configuration
+answers with its reason and changes nothing; ``changes`` are the first 200 of ``choir.gateway.changes.Change``.
 """
 
 from __future__ import annotations
@@ -37,7 +40,18 @@ from choir.config import Family, Provider
 GATEWAY_HOST = "127.0.0.1"
 GATEWAY_PORT = 7070
 GATEWAY_ORIGIN = f"http://{GATEWAY_HOST}:{GATEWAY_PORT}"
+GATEWAY_TLS_ORIGIN = f"https://{GATEWAY_HOST}:{GATEWAY_PORT}"
+"""The same listener: a connection's first byte tells which of the two it speaks."""
 DESKTOP_PORT = 7080
+MEMORY_URL = f"http://{GATEWAY_HOST}:{DESKTOP_PORT}/api/memory"
+"""Where a desktop's sandbox reaches its own memory (``choir.sandbox.memory.http_api``); in ``CHOIR_MEMORY_URL``."""
+DATABASE_URL = "sqlite:////home/choir/.choir/choir.db"
+"""A sandbox's own state: events, memory. In its home, which outlives it."""
+
+CA_FILE = "/etc/choir/ca.pem"
+"""Inside a sandbox that has one: the certificate that vouches for ``GATEWAY_TLS_ORIGIN``."""
+CA_VARIABLES = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+"""Where clients look for the file. Most take it in place of the system's; the gateway is the only server there is."""
 
 LEASE_SECONDS = 120.0
 RENEW_SECONDS = 30.0
@@ -89,9 +103,14 @@ class ProviderStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is not enabled, e.g. "no key in OPENAI_API_KEY"."""
 
 
-def gateway_base_url(provider: str) -> str:
+def gateway_base_url(provider: str, origin: str = GATEWAY_ORIGIN) -> str:
     """Where ``provider`` is reached from inside a sandbox."""
-    return f"{GATEWAY_ORIGIN}/provider/v1/{provider}"
+    return f"{origin}/provider/v1/{provider}"
+
+
+def wants_tls(enabled: Iterable[Provider]) -> bool:
+    """Whether the clients of one of them insist on https, so that a sandbox needs ``CA_FILE``."""
+    return any("{tls_base}" in template for provider in enabled for template in provider.environment.values())
 
 
 _FAMILY_ENVIRONMENT: dict[Family, dict[str, str]] = {
@@ -116,6 +135,7 @@ def provider_environment(enabled: Iterable[Provider], token: str) -> dict[str, s
         for name, template in templates.items():
             environment[name] = template.format(
                 base=gateway_base_url(provider.name),
+                tls_base=gateway_base_url(provider.name, GATEWAY_TLS_ORIGIN),
                 client_path=provider.client_path,
                 origin=GATEWAY_ORIGIN,
                 token=token,
@@ -127,7 +147,18 @@ def provider_environment(enabled: Iterable[Provider], token: str) -> dict[str, s
         chosen = default_provider(enabled, family)
         if chosen is not None:
             add(chosen, templates)
+    environment["CHOIR_PROVIDERS"] = provider_list(enabled)
     return environment
+
+
+def provider_list(enabled: Iterable[Provider]) -> str:
+    """``CHOIR_PROVIDERS``: what a sandbox may call, for programs that offer a choice. JSON, a list of
+    ``{"name", "speaks", "path", "models"}``: ``path`` is what an OpenAI-style client's base URL has after
+    ``gateway_base_url(name)``; ``models`` are the operator's patterns, empty when every model is allowed."""
+    entries = [
+        {"name": each.name, "speaks": each.speaks, "path": each.client_path, "models": each.models} for each in enabled
+    ]
+    return msgspec.json.encode(entries).decode()
 
 
 def identity_environment(sandbox_id: str, user_id: str, role: Role, token: str) -> dict[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 from choir.channel import Channel, ChannelClosed, Message, connect
 from choir.contract import LEASE_SECONDS
 from choir.errors import ChoirError
+from choir.paths import State
 
 ANSWER_SECONDS = 10.0
 FIRST_BACK_OFF = 0.05
@@ -60,6 +61,11 @@ class GatewayControl:
     async def detach(self, sandbox_id: str) -> None:
         """End the lease: the sandbox's token is dead at once."""
         await self._ask({"op": "detach", "sandbox_id": sandbox_id})
+
+    async def authority(self, sandbox_id: str) -> str:
+        """The certificate, PEM, with which a sandbox can check the TLS side of its listener; before it is attached."""
+        answer = await self._ask({"op": "authority", "sandbox_id": sandbox_id})
+        return str(answer["certificate"])
 
     async def status(self) -> Message:
         """``{"pid", "providers": [ProviderStatus as dict], "sandboxes"}``."""
@@ -168,6 +174,16 @@ class GatewayControl:
         asyncio.get_running_loop().remove_reader(channel.sock)
         channel.close()
         self._tell(None)
+
+
+def running_gateways(state: State) -> Iterator[Path]:
+    """The control sockets of the gateways that run: that of ``choir up``, and those of ``choir run`` without it."""
+    for path in [state.gateway_socket, *sorted(state.run.glob(f"*/{state.gateway_socket.name}"))]:
+        try:
+            connect(str(path)).close()
+        except ChannelClosed:
+            continue
+        yield path
 
 
 def _unreachable() -> ChoirError:

@@ -17,6 +17,8 @@ from typing import Any
 
 from choir import channel, tokens
 from choir.contract import UsageRecord
+from choir.gateway import event_stream
+from choir.gateway.websocket import text_frame
 from choir.paths import State
 from choir.service import Service
 from choir.storage.ledger import Ledger
@@ -28,6 +30,8 @@ EVENTS = (
     b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}\n\n',
     b"data: [DONE]\n\n",
 )
+SAID = text_frame(b'{"type":"response.created"}')
+LONG = text_frame(b"x" * 131_072)
 
 
 def chunk(data: bytes) -> bytes:
@@ -283,6 +287,38 @@ class Double:
             await writer.drain()
         raise ConnectionError
 
+    async def do_half_a_message(self, reader: Any, writer: Any, body: bytes) -> None:
+        """A WebSocket on which the caller speaks within a message of the provider's, which another follows."""
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" + SAID[:9]
+        )
+        await reader.read(65536)
+        writer.write(SAID[9:] + SAID[:9])
+        await reader.read()
+        self.lost.set()
+        raise ConnectionError
+
+    async def do_talkative(self, reader: Any, writer: Any, body: bytes) -> None:
+        """A WebSocket on which the provider says a lot and never listens."""
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        self.sent = 0
+        while self.sent < 512:
+            writer.write(LONG)
+            await writer.drain()
+            self.sent += 1
+        while not self.release.is_set():
+            await asyncio.sleep(0.02)
+        raise ConnectionError
+
+    async def do_frames_cut(self, reader: Any, writer: Any, body: bytes) -> None:
+        """A whole message of AWS's binary event stream, and no end."""
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.amazon.eventstream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        writer.write(chunk(event_stream.message({":event-type": "messageStart", ":message-type": "event"}, b"{}")))
+        await writer.drain()
+        raise ConnectionError
+
     async def do_big(self, reader: Any, writer: Any, body: bytes) -> None:
         size = 64 * 1024 * 1024
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % size)
@@ -511,6 +547,12 @@ class Gateway:
     def ledger(self) -> list[UsageRecord]:
         return Ledger(self.state.ledger).query(limit=1_000_000)
 
+    def metrics_text(self) -> str:
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+            client.connect(str(self.state.metrics_socket))
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            return b"".join(iter(lambda: client.recv(65536), b"")).decode()
+
     def stop(self) -> int:
         self.control.close()
         code = self.service.stop(8)
@@ -528,9 +570,11 @@ class Gateway:
         return found
 
 
-def provider(name: str, port: int, *lines: str, like: str = "openai", prefix: str = "/v1") -> str:
+def provider(
+    name: str, port: int, *lines: str, like: str = "openai", prefix: str = "/v1", circuit_failures: int = 0
+) -> str:
     return (
         f'[providers.{name}]\nlike = "{like}"\nbase_url = "http://127.0.0.1:{port}{prefix}"\nkey = "env:MOCK_KEY"\n'
-        + 'carrier = "Authorization: Bearer {key}"\n'
+        + f'carrier = "Authorization: Bearer {{key}}"\ncircuit_failures = {circuit_failures}\n'
         + "".join(f"{line}\n" for line in lines)
     )

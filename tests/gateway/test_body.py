@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,7 +33,7 @@ OBJECTS = st.dictionaries(st.text(max_size=6), VALUES, max_size=6)
 @given(OBJECTS, st.booleans(), st.sampled_from([None, 1, "\t"]))
 def test_an_object_with_each_key_once_is_read(value: dict[str, object], plain: bool, indent: str | int | None) -> None:
     text = json.dumps(value, ensure_ascii=plain, indent=indent)
-    assert {name: json.loads(raw) for name, raw in strict_members(text.encode()).items()} == value
+    assert {name: json.loads(bytes(raw)) for name, raw in strict_members(text.encode()).items()} == value
 
 
 @given(OBJECTS.filter(bool), VALUES, st.data())
@@ -81,6 +83,35 @@ def test_only_printable_ascii_gets_into_a_record() -> None:
 def test_spans_are_where_the_values_are(value: dict[str, object], indent: int | None) -> None:
     text = json.dumps(value, indent=indent).encode()
     assert {name: json.loads(text[start:end]) for name, (start, end) in strict_spans(text).items()} == value
+
+
+KEYS = st.sampled_from(
+    ['"a"', '"b"', '"\\u0061"', '"a\\n"', '""', '"\u00e9"', '"\\u00e9"', '"a\\"b"', '"{"', '"a":1,"b"', " "]
+)
+ITEMS = st.sampled_from(["1", '"x"', '"\\u0061"', '{"a":1,"a":2}', "[1, 2]", "null", "1e5", "tru", '"', "{", ""])
+SPACES = st.sampled_from(["", "", "", " ", "\n"])
+
+
+@given(st.lists(st.tuples(KEYS, ITEMS), max_size=4), st.lists(SPACES, min_size=3, max_size=3), st.booleans())
+def test_the_quick_look_at_a_body_sees_what_the_walk_sees(
+    members: list[tuple[str, str]], spaces: list[str], whole: bool
+) -> None:
+    before, after, outside = spaces
+    text = ",".join(f"{before}{key}{after}:{before}{item}{after}" for key, item in members)
+    body = f"{outside}{{{text}{'}' if whole else ''}{outside}".encode()
+
+    def read(look: Callable[[bytes], Any]) -> Any:
+        try:
+            return look(body)
+        except Undecodable:
+            return Undecodable
+
+    quick = read(lambda text: {name: bytes(raw) for name, raw in strict_members(text).items()})
+    walked = read(lambda text: {name: text[start:end] for name, (start, end) in strict_spans(text).items()})
+    assert quick == walked
+    if quick is not Undecodable:
+        pairs = json.loads(body, object_pairs_hook=list)
+        assert [name for name, _ in pairs] == list(quick), "no key was dropped"
 
 
 @given(VALUES)

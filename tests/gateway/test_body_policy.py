@@ -5,11 +5,11 @@ import json
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from choir.config import Provider
-from choir.gateway.body import Undecodable, strict_spans
+from choir.gateway.body import Undecodable, strict_members
 from choir.gateway.body_policy import refusal
 from choir.gateway.routing import Dialect
 
@@ -18,13 +18,13 @@ STRICT = Provider(name="p", base_url="https://x")
 
 def judge(dialect: Dialect, body: object, provider: Provider = STRICT) -> str | None:
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    found = refusal(provider, dialect, text, strict_spans(text))
+    found = refusal(provider, dialect, text, strict_members(text))
     return found and found.reason
 
 
 def said(dialect: Dialect, body: object) -> str:
     text = json.dumps(body).encode()
-    found = refusal(STRICT, dialect, text, strict_spans(text))
+    found = refusal(STRICT, dialect, text, strict_members(text))
     assert found is not None
     assert found.status == 403
     return found.message
@@ -41,6 +41,9 @@ def said(dialect: Dialect, body: object) -> str:
         ("responses", {"type": "file_search", "vector_store_ids": ["v"]}, "file_search"),
         ("responses", {"type": "computer_use_preview"}, "computer"),
         ("responses", {"type": "something_new"}, "something_new"),
+        ("responses", {"type": "namespace", "tools": [{"type": "function"}, {"type": "mcp"}]}, "mcp"),
+        ("responses", {"type": "namespace", "tools": [{"type": "namespace", "tools": []}]}, "namespace"),
+        ("chat", {"type": "namespace", "tools": [{"type": "function"}]}, "namespace"),
         ("messages", {"type": "web_search_20250305", "name": "web_search"}, "web_search"),
         ("messages", {"type": "web_fetch_20250910", "name": "web_fetch"}, "web_fetch"),
         ("messages", {"type": "code_execution_20250825", "name": "code_execution"}, "code_execution"),
@@ -130,6 +133,8 @@ SCHEMA = {"type": "object", "properties": {"file_id": {"type": "string"}, "type"
 @pytest.mark.parametrize(
     ("dialect", "body"),
     [
+        ("responses", {"tools": [{"type": "namespace", "name": "mcp__x", "tools": [{"type": "function"}]}]}),
+        ("responses", {"tools": [{"type": "namespace", "name": "empty"}]}),
         (
             "chat",
             {
@@ -221,3 +226,100 @@ def test_a_deep_body_is_no_crash() -> None:
     text = b'{"messages":' + b"[" * deep + b'{"file_id":"f"}' + b"]" * deep + b"}"
     with pytest.raises(Undecodable):
         judge("chat", text)
+
+
+STORED = ("file_id", "file_ids", "fileUri", "file_uri", "item_reference")
+OTHERS = (
+    *("type", "content", "input", "arguments", "args", "tool_use", "function_call", "functionCall", "x", "file_i"),
+)
+IDS: dict[Dialect, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "chat": (("messages",), ("file_id",), ()),
+    "responses": (("input",), ("file_id", "file_ids"), ("item_reference",)),
+    "messages": (("messages", "system"), ("file_id", "file_ids"), ()),
+    "generate": (
+        ("contents", "systemInstruction", "system_instruction"),
+        ("fileUri", "file_uri"),
+        (),
+    ),
+}
+"""Members with messages; keys and types that name something stored, in them."""
+
+
+@st.composite
+def words(draw: st.DrawFn) -> str:
+    """A JSON string, one of whose letters may be written as an escape."""
+    word = draw(st.sampled_from(STORED) | st.sampled_from(OTHERS))
+    at = draw(st.integers(0, 2 * len(word)))
+    form = draw(st.sampled_from(["\\u%04x", "\\u%04X"]))
+    return '"' + "".join(form % ord(letter) if index == at else letter for index, letter in enumerate(word)) + '"'
+
+
+TEXTS = st.sampled_from(['"say \\"file_id\\" to me"', '"\\\\u0066ile_id"', '"é\\n"', "null", "1", "[]", '""', "{}"])
+SPACE = st.sampled_from(["", "", " ", "\n"])
+
+
+def objects(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Keys may come twice."""
+    member = st.tuples(words(), SPACE, inner).map(lambda each: f"{each[0]}{each[1]}:{each[1]}{each[2]}")
+    return st.lists(member, min_size=1, max_size=3).map(lambda members: "{" + ",".join(members) + "}")
+
+
+VALUES = st.recursive(
+    words() | TEXTS,
+    lambda inner: (
+        objects(inner)
+        | st.lists(inner, max_size=2).map(lambda items: "[" + ",".join(items) + "]")
+        | st.tuples(inner, st.sampled_from([3, 30])).map(lambda deep: "[" * deep[1] + deep[0] + "]" * deep[1])
+    ),
+    max_leaves=6,
+)
+
+
+def ids_in(dialect: Dialect, value: object, name: str) -> bool:
+    """Whether a value whose objects are lists of pairs, so that none was dropped, names something stored."""
+    _, keys, types = IDS[dialect]
+    if isinstance(value, list):
+        return any(ids_in(dialect, item, name) for item in value)
+    if not isinstance(value, tuple):
+        return False
+    pairs = value
+    kinds = [inner for key, inner in pairs if key == "type" and isinstance(inner, str)]
+    for key, inner in pairs:
+        if (key in keys and inner not in (None, "", 0, [], ())) or (key == "type" and inner in types):
+            return True
+        if kinds:
+            own = {"tool_use": "input", "function_call": "arguments"}.get(kinds[-1]) == key
+        else:
+            own = name in ("functionCall", "function_call") and key == "args"
+        if not own and ids_in(dialect, inner, key):
+            return True
+    return False
+
+
+def once(value: object) -> bool:
+    """Whether each key comes once, at every depth."""
+    if isinstance(value, list):
+        return all(map(once, value))
+    if not isinstance(value, tuple):
+        return True
+    return len({key for key, _ in value}) == len(value) and all(once(inner) for _, inner in value)
+
+
+def look(dialect: Dialect, data: st.DataObject) -> None:
+    places, _, _ = IDS[dialect]
+    chosen = data.draw(st.lists(st.sampled_from(places), min_size=1, unique=True))
+    values = {name: data.draw(VALUES) for name in chosen}
+    text = "{" + ",".join(f'"{name}":{value}' for name, value in values.items()) + "}"
+    read = {name: json.loads(value, object_pairs_hook=tuple) for name, value in values.items()}
+    stored = any(ids_in(dialect, value, name) for name, value in read.items())
+    try:
+        found = judge(dialect, text.encode())
+    except Undecodable:
+        assert not all(map(once, read.values())), "it can be read, so it can be judged"
+        return
+    assert found == ("foreign_id_denied" if stored else None), "hidden from the quick look, or never there"
+
+
+@pytest.mark.parametrize("examples", [80, pytest.param(5000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
+def test_the_quick_look_finds_every_id_that_a_whole_reading_does(examples: int) -> None:
+    settings(max_examples=examples, deadline=None)(given(st.sampled_from(list(IDS)), st.data())(look))()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from choir.config import Limits, Price, Provider
-from choir.gateway.body import Undecodable, strict_spans
+from choir.gateway.body import Undecodable, strict_members
 from choir.gateway.bounds import Used, output_bound, quote, settlement
 from choir.gateway.dialects import Counts
 from choir.gateway.policy import Reservation
@@ -58,13 +58,13 @@ def match(billing: Billing = "output", dialect: Dialect | None = "chat", name: s
 )
 def test_what_a_body_says(dialect: Dialect, body: dict[str, object], bound: int | None) -> None:
     text = json.dumps(body).encode()
-    assert output_bound(dialect, text, strict_spans(text)) == bound
+    assert output_bound(dialect, strict_members(text)) == bound
 
 
 def test_a_bound_with_two_meanings() -> None:
     text = b'{"generationConfig":{"maxOutputTokens":1,"maxOutputTokens":9}}'
     with pytest.raises(Undecodable):
-        output_bound("generate", text, strict_spans(text))
+        output_bound("generate", strict_members(text))
 
 
 MONEY, TOKENS = Limits(usd_per_day=1.0), Limits(tokens_per_minute=100)

@@ -11,7 +11,12 @@ from choir.gateway.credentials import Credentials, Unresolved, read_env_file
 
 
 def provider(key: str) -> Provider:
-    return Provider(name="p", base_url="http://h", key=key, carrier="x-api-key: {key}")
+    return Provider(name="p", base_url="http://h", keys=(key,) if key else (), carrier="x-api-key: {key}")
+
+
+def only(credentials: Credentials, key: str) -> str:
+    (value,) = credentials.keys(provider(key)).values()
+    return value
 
 
 def test_references(tmp_path: Path) -> None:
@@ -20,14 +25,14 @@ def test_references(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("in-a-file\n")
     (tmp_path / "key").chmod(0o640)
     credentials = Credentials(Config(path=tmp_path / "choir.toml"), {"A": "handed-over"}, {"local": "k"})
-    assert credentials.key(provider("env:A")) == "handed-over"
-    assert credentials.key(provider("env:B")) == "only-file"
-    assert credentials.key(provider(f"file:{tmp_path}/key")) == "in-a-file"
-    assert credentials.key(provider("service:local")) == "k"
-    assert credentials.key(provider("")) == ""
+    assert only(credentials, "env:A") == "handed-over"
+    assert only(credentials, "env:B") == "only-file"
+    assert only(credentials, f"file:{tmp_path}/key") == "in-a-file"
+    assert only(credentials, "service:local") == "k"
+    assert credentials.keys(provider("")) == {}
     for missing in ("env:C", f"file:{tmp_path}/none", "service:other"):
         with pytest.raises(Unresolved, match=missing.partition(":")[2]):
-            credentials.key(provider(missing))
+            credentials.keys(provider(missing))
     assert "handed-over" not in repr(credentials)
     with pytest.raises(TypeError):
         pickle.dumps(credentials)
@@ -79,12 +84,25 @@ def test_exposed_files_are_refused(tmp_path: Path) -> None:
     key.chmod(0o644)
     path.chmod(0o600)
     with pytest.raises(ConfigError, match="everyone"):
-        Credentials(Config(path=tmp_path / "choir.toml"), {}, {}).key(provider(f"file:{key}"))
+        Credentials(Config(path=tmp_path / "choir.toml"), {}, {}).keys(provider(f"file:{key}"))
 
 
 @pytest.mark.parametrize("value", ["a b", "a\nInjected: 1", "ä"])
 def test_a_key_that_no_header_can_carry(tmp_path: Path, value: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        Credentials(Config(path=tmp_path / "choir.toml"), {"A": value}, {}).key(provider("env:A"))
+        Credentials(Config(path=tmp_path / "choir.toml"), {"A": value}, {}).keys(provider("env:A"))
     assert raised.value.reason == "key_malformed"
     assert value not in str(raised.value)
+
+
+def test_several_keys(tmp_path: Path) -> None:
+    several = Provider(name="p", base_url="http://h", keys=("env:A", "env:GONE", "env:B"), carrier="x-api-key: {key}")
+    config = Config(path=tmp_path / "choir.toml")
+    found = Credentials(config, {"A": "one", "B": "two"}, {}).keys(several)
+    assert list(found.items()) == [("env:A", "one"), ("env:B", "two")]
+    with pytest.raises(Unresolved, match="no key in A"):
+        Credentials(config, {}, {}).keys(several)
+    with pytest.raises(ConfigError) as raised:
+        Credentials(config, {"A": "same-key", "B": "same-key"}, {}).keys(several)
+    assert raised.value.reason == "keys_same"
+    assert "same-key" not in str(raised.value)

@@ -21,7 +21,7 @@ def test_counts_and_renders() -> None:
     metrics.call("p", 502, "upstream:reset", 0.005, None, 0, 5, None, None)
     metrics.call("", 401, "refused:token_missing", 0.001, None, 0, 5, None, None)
     metrics.call("p", 0, "client_gone", 0.001, None, 0, 0, None, None)
-    text = metrics.render({"choir_open_calls": 3}).decode()
+    text = metrics.render({"choir_open_calls": 3}, {"choir_circuit_open": {"q": 0, "p": 1}}).decode()
     lines = text.splitlines()
     assert text.endswith("\n")
     for line in (
@@ -41,6 +41,8 @@ def test_counts_and_renders() -> None:
         'choir_cost_usd_total{provider="p"} 1.5',
         'choir_bytes_total{provider="p",direction="out"} 45',
         "choir_open_calls 3",
+        'choir_circuit_open{provider="p"} 1',
+        'choir_circuit_open{provider="q"} 0',
         "# TYPE choir_call_seconds histogram",
     ):
         assert line in lines

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from choir.config import Family
-from choir.gateway.refusals import error_body, error_event, error_headers, refused, upstream_failed
+from choir.gateway.refusals import error_answer, error_body, error_event, refused, upstream_failed
 
 
 @pytest.mark.parametrize("family", get_args(Family))
@@ -24,7 +24,7 @@ def test_every_family_and_status(family: Family, status: int) -> None:
         assert (error["code"], error["status"]) == (status, error["type"])
     if family == "bedrock":
         assert answer["message"] == error["message"]
-    assert b"Retry-After: 3\r\n" in error_headers(family, refusal)
+    assert b"Retry-After: 3\r\n" in error_answer(refusal, family, "id", b"", True)
     event = error_event(family, refusal, "id1")
     assert event.startswith(b"\n\n")
     assert event.endswith(b"\n\n")
@@ -35,7 +35,7 @@ def test_every_family_and_status(family: Family, status: int) -> None:
 def test_the_sentence_says_who() -> None:
     assert upstream_failed(502, "reset", "The provider x closed.").outcome == "upstream:reset"
     assert refused(429, "r", "m").outcome == "refused:r"
-    assert b"Retry-After" not in error_headers("openai", refused(400, "r", "m"))
+    assert b"Retry-After" not in error_answer(refused(400, "r", "m"), "openai", "id", b"", True)
 
 
 def test_the_sdks_find_the_message() -> None:

@@ -9,14 +9,20 @@ import os
 import select
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.eventstream import EventStreamBuffer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from choir.gateway.websocket import CLOSE, Reader
 
 from .conftest import StartGateway
-from .harness import ANSWER, EVENTS, Client, Double, Gateway, Sandbox, provider
+from .harness import ANSWER, EVENTS, LONG, SAID, Client, Double, Gateway, Sandbox, provider
 
 
 def test_streams_as_it_comes(sandbox: Sandbox, double: Double) -> None:
@@ -292,27 +298,183 @@ def test_a_slow_reader_slows_the_provider_down(sandbox: Sandbox, double: Double)
         assert client.answer().status == 200
 
 
+def event(value: dict[str, Any]) -> bytes:
+    return Frame(Opcode.TEXT, json.dumps(value).encode()).serialize(mask=True)
+
+
+UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+DENIED = event({"type": "response.create", "conversation": "x", "response": {"tools": [{"type": "mcp"}]}})
+
+
+@contextlib.contextmanager
+def websocket(sandbox: Sandbox, path: str = "/realtime?model=m", behave: str = "websocket") -> Iterator[Client]:
+    with contextlib.closing(Client(sandbox.port)) as client:
+        client.send(sandbox.request(path, method="GET", behave=behave, headers=UPGRADE))
+        assert client.head()[0] == 101
+        yield client
+
+
+def rest(client: Client) -> bytes:
+    """All that comes until the end."""
+    heard = b""
+    with contextlib.suppress(EOFError):
+        while True:
+            heard += client.exactly(1)
+    return heard
+
+
+@pytest.mark.parametrize("path", ["/realtime?model=m", "/responses"])
+def test_what_may_not_be_said_on_a_websocket(sandbox: Sandbox, path: str) -> None:
+    with websocket(sandbox, path) as client:
+        assert client.exactly(5) == b"hello"
+        client.send(DENIED)
+        client.send(b"x" * 1_000_000)
+        heard = rest(client)
+    assert b'"type":"error"' in heard
+    assert b"Choir's gateway refused" in heard
+    (record,) = sandbox.records(1)
+    assert record.outcome in ("refused:provider_tool_denied", "refused:foreign_id_denied")
+
+
+def test_messages_under_way_are_bodies_that_wait(sandbox: Sandbox) -> None:
+    """Many WebSockets with unfinished messages hold no more than many unfinished bodies may."""
+    half = Frame(Opcode.TEXT, b"x" * 290_000, fin=False).serialize(mask=True)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(websocket(sandbox)) for _ in range(5)]
+        for client in clients:
+            assert client.exactly(5) == b"hello"
+            client.send(half)
+        refused = select.select([client.sock for client in clients], [], [], 10)[0]
+        (one,) = [client for client in clients if client.sock in refused]
+        assert b"bodies_waiting" in rest(one)
+    outcomes = [record.outcome for record in sandbox.records(5)]
+    assert outcomes.count("refused:bodies_waiting") == 1
+    assert sandbox.call(body=b'{"model":"m1","messages":[],"user":"%b"}' % (b"x" * 200_000)).status == 200
+
+
+def test_a_farewell_follows_the_providers_message(sandbox: Sandbox, double: Double) -> None:
+    """What came in the middle of it could not be read as a frame."""
+    with websocket(sandbox, "/responses", "half_a_message") as client:
+        client.send(event({"type": "response.cancel"}) + DENIED)
+        heard = rest(client)
+    said, error, end = Reader(masked=False, max_bytes=10_000).feed(heard)
+    assert said.raw == SAID
+    assert json.loads(error.text)["error"]["reason"] == "foreign_id_denied"
+    assert end.opcode == CLOSE
+    assert double.lost.wait(5)
+    assert sandbox.records(1)[0].bytes_out == len(SAID)
+
+
+def test_a_websocket_waits_for_who_reads_slowly(sandbox: Sandbox, double: Double) -> None:
+    """In both directions."""
+    with websocket(sandbox, behave="talkative") as client:
+        client.sock.settimeout(1)
+        with pytest.raises(TimeoutError):  # the provider never reads
+            client.send(event({"type": "response.cancel", "x": "x" * 131_072}) * 512)
+        assert double.sent < 400, "it stopped, though nobody told it to"
+        client.sock.settimeout(10)
+        assert client.exactly(512 * len(LONG)) == 512 * LONG
+        double.release.set()
+        assert client.closed()
+    assert sandbox.records(1)[0].bytes_out == 512 * len(LONG)
+
+
+def test_each_response_asked_for_is_a_request(double: Double, start_gateway: StartGateway) -> None:
+    sandbox = start_gateway(provider("mock", double.port) + "[limits]\nrequests_per_minute = 3\n").sandbox()
+    ask, cancel = event({"type": "response.create"}), event({"type": "response.cancel"})
+    with websocket(sandbox) as client:
+        passed = ask + cancel + ask + cancel
+        client.send(passed)
+        assert client.exactly(5 + len(passed)) == b"hello" + passed.upper()
+        client.send(ask)
+        assert b"requests_per_minute" in rest(client)
+    assert sandbox.call().error["reason"] == "requests_per_minute"
+
+
+def test_a_limit_that_comes_later_holds_for_open_websockets(double: Double, start_gateway: StartGateway) -> None:
+    gateway = start_gateway(provider("mock", double.port))
+    sandbox, append = gateway.sandbox(), event({"type": "input_audio_buffer.append"})
+    with websocket(sandbox) as client:
+        client.send(append)
+        assert client.exactly(5 + len(append)) == b"hello" + append.upper()
+        gateway.config.write_text(gateway.config.read_text() + "[limits]\ntokens_per_minute = 1000\n")
+        assert gateway.ask({"op": "reload"})["ok"]
+        client.send(append)
+        assert b"nothing bounds what `GET /realtime` uses" in rest(client)
+    assert sandbox.records(1)[0].outcome == "refused:bound_required"
+
+
+def test_a_websockets_model(double: Double, start_gateway: StartGateway) -> None:
+    """In the address, or in what is said; for the provider's list and for the user's."""
+    users = '[users.u2]\nmodels = ["mock/m*"]\ndeny_models = ["mock/m2"]\n'
+    gateway = start_gateway(provider("mock", double.port, 'models = ["m1", "m2"]') + users)
+    for user, allowed, denied in (("u1", "m2", "m3"), ("u2", "m1", "m2")):
+        sandbox = gateway.sandbox(user_id=user)
+        for path in (f"/realtime?model={denied}", "/realtime"):
+            assert sandbox.call(path=path, method="GET", headers=UPGRADE, behave="websocket").status in (400, 403)
+        ask = event({"type": "response.create", "model": allowed, "input": "x"})
+        with websocket(sandbox, "/responses") as client:
+            client.send(ask)
+            assert client.exactly(5 + len(ask)) == b"hello" + ask.upper()
+            client.send(event({"type": "response.create", "model": denied}))
+            assert b"model_not_allowed" in rest(client)
+        with websocket(sandbox, f"/realtime?model={allowed}") as client:
+            client.send(event({"type": "session.update", "session": {"audio": {"input": {"x": {"model": denied}}}}}))
+            assert b"model_not_allowed" in rest(client)
+        assert {record.model for record in sandbox.records(4)[2:]} == {allowed}
+
+
+def test_a_websockets_route_is_nothing_else(sandbox: Sandbox, double: Double) -> None:
+    """A plain GET of ``/responses`` could list what is stored."""
+    for path in ("/responses", "/realtime?model=m"):
+        answer = sandbox.call(path=path, method="GET")
+        assert (answer.status, answer.error["reason"]) == (400, "upgrade_required")
+    assert double.requests == []
+
+
+def test_a_binary_stream_that_breaks_says_so(sandbox: Sandbox) -> None:
+    path = "/model/m/converse-stream"
+    with contextlib.closing(Client(sandbox.port)) as client:
+        client.send(sandbox.request(path, behave="frames_cut", provider="bedrock"))
+        answer = client.answer()
+    assert not answer.whole
+    reader = EventStreamBuffer()
+    reader.add_data(answer.body)
+    first, last = list(reader)
+    assert first.headers[":event-type"] == "messageStart"
+    assert last.headers[":message-type"] == "exception"
+    assert last.headers[":exception-type"] == "modelStreamErrorException"
+    (record,) = sandbox.records(1)
+    assert record.outcome == "cut"
+
+
 def test_websocket(sandbox: Sandbox, double: Double) -> None:
     head = sandbox.request(
         path="/realtime?model=gpt-realtime",
         method="GET",
         behave="websocket",
-        headers="Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\nSec-WebSocket-Version: 13\r\n",
+        headers="Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Extensions: permessage-deflate\r\n",
     )
     with contextlib.closing(Client(sandbox.port)) as client:
-        client.send(head + b"early")
+        early, long = (
+            event({"type": "input_audio_buffer.clear"}),
+            event({"type": "response.cancel", "x": "x" * 250_000}),
+        )
+        client.send(head + early)
         status, headers = client.head()
         assert (status, headers["upgrade"], headers["sec-websocket-accept"]) == (101, "websocket", "abc")
         assert "set-cookie" not in headers
-        assert client.exactly(10) == b"helloEARLY"
-        client.send(b"x" * 300_000)
-        assert client.exactly(300_000) == b"X" * 300_000
+        assert client.exactly(5 + len(early)) == b"hello" + early.upper()
+        client.send(long)
+        assert client.exactly(len(long)) == long.upper()
     (record,) = sandbox.records(1)
     assert (record.status, record.outcome, record.model) == (101, "ok", "gpt-realtime")
-    assert (record.bytes_in, record.bytes_out) == (300_005, 300_010)
+    assert (record.bytes_in, record.bytes_out) == (len(early + long), 5 + len(early + long))
     sent = double.requests[0][0]
     assert b"Upgrade: websocket\r\n" in sent
     assert b"Sec-WebSocket-Key: k\r\n" in sent
+    assert b"Extensions" not in sent, "compressed, nobody could read it"
     assert sandbox.token.encode() not in sent
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from pathlib import Path
 
 import pytest
 
 from choir import tokens
+from choir.contract import UsageRecord
+from choir.gateway.main import Start, settings_loader
+from choir.gateway.policy import Spending
+from choir.gateway.request import Connection
+from choir.gateway.sandboxes import Sandbox as Caller
+from choir.gateway.worker import Gateway as Relay
 
+from .fuzz.memory import Loop, Wire
 from .harness import ANSWER, Client, Double, Gateway, Sandbox
 
 HEAD = "POST /provider/v1/mock/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n"
@@ -168,7 +177,6 @@ MALFORMED = {
     "other upgrade": HEAD + "Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n{{}}",
     "upgrade elsewhere": HEAD.replace("POST", "GET") + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     "unknown expectation": HEAD + "Expect: 200-ok\r\nContent-Length: 2\r\n\r\n{{}}",
-    "TLS": "\x16\x03\x01\x02\x00\x01\x00\x01",
     "HTTP/2 preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 }
 
@@ -353,3 +361,91 @@ def test_errors_have_the_shape_of_the_callers_sdk(
     assert value.startswith("Choir's gateway refused this call: ")
     assert error["request_id"] == answer.headers["x-choir-request-id"]
     assert ("x-amzn-errortype" in answer.headers) == (provider == "bedrock")
+
+
+CHANGES = {
+    "another token": ("{token}", "{token}x"),
+    "another path": ("/chat/completions", "/files"),
+    "two lengths": ("Content-Length: 28", "Content-Length: 28\r\nContent-Length: 5"),
+    "chunked too": ("Content-Length: 28", "Content-Length: 28\r\nTransfer-Encoding: chunked"),
+    "a signed length": ("Content-Length: 28", "Content-Length: +28"),
+    "a bare LF": ("h\r\n", "h\n"),
+    "a fold": ("Host: h", "Host: h\r\n x"),
+    "no host": ("Host: h\r\n", ""),
+    "another version": ("HTTP/1.1", "HTTP/1.0"),
+    "a forbidden tool": ("[]", '[],"tools":[{{"type":"web_search"}}]'),
+    "an escaped key": ('"messages":[]', '"\\u0074ools":[{{"type":"mcp"}}]'),
+    "a key twice": ('"messages":[]', '"model":"m2"'),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_was_judged_before_lends_nothing_to_what_is_not_the_same(
+    sandbox: Sandbox, double: Double, change: tuple[str, str]
+) -> None:
+    head, body = HEAD + "Content-Length: {length}\r\n\r\n", '{{"model":"m1","messages":[]}}'
+    first = (head + body).format(token=sandbox.token, length=len(body) - 2).encode()
+    other = (head.replace("{length}", "28") + body).replace(*change)
+    if change[0] in body:
+        length = len(body.replace(*change).format())
+        other = other.replace("Content-Length: 28", f"Content-Length: {length}")
+    with contextlib.closing(Client(sandbox.port)) as client:
+        for _ in range(3):
+            client.send(first)
+            assert client.answer().status == 200
+        client.send(other.format(token=sandbox.token).encode())
+        answer = client.answer()
+        assert 400 <= answer.status < 600
+        if answer.headers.get("connection") != "close":
+            client.send(first)
+            assert client.answer().status == 200
+    assert all(body == b'{"model":"m1","messages":[]}' for _, body in double.requests)
+    assert len(double.requests) in (3, 4)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nno chunk",
+        b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n\0",
+        b"GET / HTTP/1.0\r\nHost: h\r\nContent-Length: 0\r\n\r\nGET / HTTP/1.1\r\n\0",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n",
+    ],
+)
+def test_what_follows_a_refusal_is_read_to_its_end(tmp_path: Path, raw: bytes) -> None:
+    """Also where the rest of the refused body cannot be parsed: else the caller's end is not seen."""
+    config = tmp_path / "choir.toml"
+    config.write_text("")
+    loop = Loop()
+    asyncio.set_event_loop(loop)
+    try:
+        settings, _ = settings_loader(Start(str(tmp_path), "unused", config=str(config)))(lambda service: None)
+        relay = Relay(loop, settings, Records(), tokens.new_key())  # type: ignore[arg-type]
+        caller = Caller("s1", "u1", "run", settings.config, tokens.new_key(), Spending())
+        caller.listener = Listening()  # type: ignore[assignment]
+        wire = Wire(loop, Connection(relay, caller))
+        loop.settle()
+        wire.send(raw)
+        loop.settle()
+        assert wire.seen.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 505 "))
+        assert wire.ended
+        assert wire.is_reading()
+        relay._ticker.cancel()
+    finally:
+        loop.close()
+        asyncio.set_event_loop(None)
+
+
+class Records:
+    """Stands in for ``choir.gateway.usage.Recorder``."""
+
+    accepting = True
+
+    def record(self, records: list[UsageRecord]) -> None:
+        pass
+
+
+class Listening:
+    def resume(self) -> None:
+        pass

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from urllib.parse import quote, unquote_to_bytes
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,12 +11,39 @@ from choir.config import Provider, known_providers
 from choir.gateway.routing import Table, Unroutable
 
 PROVIDERS = [
-    Provider(name=name, **{**fields, "base_url": fields["base_url"] or "https://x.example"})
-    for name, fields in known_providers().items()
+    msgspec.convert({**fields, "name": name, "base_url": "https://x.example"}, Provider)
+    for name, fields in (
+        (name, {k: v for k, v in raw.items() if k != "key"}) for name, raw in known_providers().items()
+    )
 ]
 PROVIDERS.append(Provider(name="wide", base_url="https://x.example", allow=("POST /openai/v1/**",), speaks=("openai",)))
 TABLE = Table(PROVIDERS, {"exa": "no key in EXA_API_KEY"})
 ARN = "arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fus.anthropic.claude-v1%3A0"
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect", "billing"),
+    [
+        ("openai/responses", "responses", "output"),
+        ("openai/responses/compact", "responses", "output"),
+        ("openai/responses/input_tokens", "responses", "free"),
+        ("anthropic/v1/messages/count_tokens", "messages", "free"),
+        ("aws-bedrock/model/m/count-tokens", None, "free"),
+        ("google/v1/models/m:countTokens", None, "free"),
+        ("openai/embeddings", None, "input"),
+        ("tavily/search", None, "request"),
+    ],
+)
+def test_what_a_body_is_read_as_and_what_it_can_cost(path: str, dialect: str | None, billing: str) -> None:
+    match = TABLE.match("POST", b"/provider/v1/" + path.encode())
+    assert (match.dialect, match.billing) == (dialect, billing)
+
+
+@pytest.mark.parametrize("path", ["tavily/extract", "tavily/crawl", "tavily/map"])
+def test_a_search_provider_fetches_no_given_page(path: str) -> None:
+    with pytest.raises(Unroutable) as raised:
+        TABLE.match("POST", b"/provider/v1/" + path.encode())
+    assert raised.value.refusal.reason == "route_not_allowed"
 
 
 @pytest.mark.parametrize(

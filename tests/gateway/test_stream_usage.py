@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choir.gateway.body import Undecodable, strict_spans
+from choir.gateway.body import Undecodable, strict_members
 from choir.gateway.stream_usage import MAX_EVENT, UsageFilter, asking
 
 from .test_body import OBJECTS
 
 
 def ask(body: bytes) -> bytes | None:
-    return asking(body, strict_spans(body))
+    return asking(body, strict_members(body))
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from .harness import ANSWER, Double, provider
 
 
 def test_the_key_is_in_the_head_and_nowhere_to_be_printed() -> None:
-    fields = {"name": "p", "base_url": "https://api.example:8443/v1/", "key": "env:K", "carrier": "x-api-key: {key}"}
-    upstream = Upstream(Provider(**fields), "sk-canary", "/run", Timeouts())  # type: ignore[arg-type]
+    fields = {"name": "p", "base_url": "https://api.example:8443/v1/", "carrier": "x-api-key: {key}"}
+    upstream = Upstream(Provider(**fields), {"env:K": "sk-canary"}, "/run", Timeouts())  # type: ignore[arg-type]
     assert upstream.head(b"POST", b"/m?a=b", b"A: b\r\n", b"Content-Length: 0\r\n") == (
         b"POST /v1/m?a=b HTTP/1.1\r\nHost: api.example:8443\r\nx-api-key: sk-canary\r\n"
         b"A: b\r\nContent-Length: 0\r\n\r\n"

@@ -96,7 +96,7 @@ def test_recorder(journal: Journal, tmp_path: Path, capfd: pytest.CaptureFixture
     recorder = Recorder(journal, ledger, log.append)
     recorder.start()
     for n in range(5000):
-        recorder.record(record(n))
+        recorder.record([record(n)])
     recorder.stop()
     assert len(ledger.query(limit=10_000)) == 5000
     assert len(capfd.readouterr().out.splitlines()) == 5000
@@ -129,7 +129,7 @@ def test_records_wait_while_the_ledger_is_locked(
     with contextlib.closing(sqlite3.connect(tmp_path / "usage.db", isolation_level=None)) as blocker:
         blocker.execute("BEGIN EXCLUSIVE")
         for n in range(200):
-            recorder.record(record(n))
+            recorder.record([record(n)])
             assert recorder.accepting, "the journal holds what memory does not"
         wait_until(lambda: log)
         blocker.execute("COMMIT")
@@ -147,11 +147,11 @@ def test_when_nothing_can_be_stored_no_call_is_taken(tmp_path: Path, monkeypatch
     recorder.start()
     assert recorder.accepting
     for n in range(10):
-        recorder.record(record(n))
+        recorder.record([record(n)])
     assert not recorder.accepting
     nowhere.mkdir()
     wait_until(lambda: recorder.accepting)
-    recorder.record(record(10))
+    recorder.record([record(10)])
     recorder.stop()
     assert len(Ledger(nowhere / "usage.db").query()) == 11
     assert sum("cannot be written" in line for line in log) == 1
@@ -165,7 +165,7 @@ def test_the_journal_is_rotated_once_the_ledger_has_it(
     recorder = Recorder(journal, ledger, print)
     recorder.start()
     for n in range(400):
-        recorder.record(record(n))
+        recorder.record([record(n)])
         if n % 50 == 0:
             wait_until(lambda n=n: len(ledger.query(limit=1000)) > n)
     assert journal.size < 60_000

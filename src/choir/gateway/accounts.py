@@ -53,6 +53,8 @@ def settle(
         what it cost in picodollars, None when that is not known.
     """
     rate = prices.find(match.provider.name, model)
+    if rate is None and reservation is None:
+        return None
     used = settlement(reservation, rate, match.billing, counts, whole, billed)
     if reservation is not None:
         sandbox.spending.settle(reservation, used.tokens, used.cost or 0, time.perf_counter(), time.time())

@@ -25,6 +25,7 @@ class _Named(msgspec.Struct):
 
 _named = msgspec.json.Decoder(_Named)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_string = msgspec.json.Decoder(str)
 
 
 class Undecodable(ValueError):  # noqa: N818 - says what the body is
@@ -35,6 +36,8 @@ def printable(model: str | None) -> str | None:
     """As a usage record holds it: 128 printable ASCII characters at most."""
     if not model:
         return None
+    if len(model) <= 128 and model.isascii() and model.isprintable():
+        return model
     return "".join(c if " " <= c <= "~" else "?" for c in model[:128])
 
 
@@ -64,6 +67,10 @@ def strict_spans(body: bytes) -> dict[str, tuple[int, int]]:
         members = _members.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable from error
+    return _spans(body, members)
+
+
+def _spans(body: bytes, members: dict[str, msgspec.Raw]) -> dict[str, tuple[int, int]]:
     # The decoder keeps the last of two equal keys. Walking the text with what it kept finds the other.
     at = _skip(body, body.index(b"{") + 1)
     result: dict[str, tuple[int, int]] = {}
@@ -93,13 +100,21 @@ def strict_spans(body: bytes) -> dict[str, tuple[int, int]]:
     return result
 
 
-def strict_members(body: bytes) -> dict[str, bytes]:
+def strict_members(body: bytes) -> dict[str, msgspec.Raw]:
     """The members of a JSON object, values as they stand.
 
     Raises:
         Undecodable: as ``strict_spans``.
     """
-    return {name: body[start:end] for name, (start, end) in strict_spans(body).items()}
+    try:
+        members = _members.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Undecodable from error
+    # Braces, commas, colons, quotes, keys and values take up at least so much. An escape, white space or a key that
+    # comes twice, whose first value the decoder dropped, makes the text longer.
+    if len(body) != 1 + 4 * len(members) + sum(map(len, members)) + sum(map(len, members.values())):
+        _spans(body, members)
+    return members
 
 
 def strict_value(text: bytes) -> Any:
@@ -145,19 +160,19 @@ def inflated(body: bytes, coding: bytes, limit: int) -> bytes:
     return plain
 
 
-def string(value: bytes) -> str | None:
+def string(value: bytes | msgspec.Raw) -> str | None:
     """A JSON value that is a string, or None.
 
     Raises:
         Undecodable: a string with bytes or escapes that mean nothing.
     """
-    if not value.startswith(b'"'):
+    text = bytes(value)
+    if not text.startswith(b'"'):
         return None
     try:
-        decoded: str = msgspec.json.decode(value, type=str)
+        return _string.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Undecodable from error
-    return decoded
 
 
 def _skip(body: bytes, at: int) -> int:

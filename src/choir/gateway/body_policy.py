@@ -18,7 +18,7 @@ from choir.gateway.body import Undecodable, strict_members, strict_value, string
 from choir.gateway.refusals import Refusal, refused
 from choir.gateway.routing import Dialect
 
-Spans = dict[str, tuple[int, int]]
+Members = dict[str, msgspec.Raw]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,44 +78,56 @@ _RULES: dict[Dialect, Rules] = {
         id_keys=("fileUri", "file_uri"),
     ),
 }
+_WATCHED = {
+    dialect: (
+        rules,
+        frozenset(("tools", *rules.tool_members, *rules.id_members)),
+        tuple(b'"%b"' % word.encode() for word in (*rules.id_keys, *rules.id_types)),
+    )
+    for dialect, rules in _RULES.items()
+}
+"""The members that can be a reason to refuse, and the quoted words that an id in the messages comes with."""
 _CLIENTS_OWN = {"tool_use": "input", "function_call": "arguments"}
 _ESCAPED = (b"\\u005", b"\\u006", b"\\u007")
 """Nobody has to write a letter in this way: it may hide a name."""
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def refusal(provider: Provider, dialect: Dialect, body: bytes, spans: Spans) -> Refusal | None:
+def refusal(provider: Provider, dialect: Dialect, body: bytes, members: Members) -> Refusal | None:
     """Why a body may not be forwarded, or None.
 
     Args:
-        spans: of ``strict_spans(body)``.
+        members: of ``strict_members(body)``.
 
     Raises:
         Undecodable: what has to be judged cannot be.
     """
-    rules = _RULES[dialect]
-    everything = "*" in provider.allow_tools
-    if not everything:
+    rules, watched, marks = _WATCHED[dialect]
+    if not watched.isdisjoint(members):
+        found = _member_refusal(rules, provider, members)
+        if found is not None:
+            return found
+    if not provider.allow_stored and _may_hold_id(body, marks):
+        where = _nested_id(rules, members)
+        if where is not None:
+            return _id_denied(provider, where)
+    return None
+
+
+def _member_refusal(rules: Rules, provider: Provider, members: Members) -> Refusal | None:
+    if "*" not in provider.allow_tools:
         for member, name in rules.tool_members.items():
-            if member in spans and name not in provider.allow_tools and not _empty(_value(body, spans, member)):
+            if member in members and name not in provider.allow_tools and not _empty(bytes(members[member])):
                 return _tool_denied(provider, member, name)
-        if "tools" in spans:
-            for where, tool in _provider_tools(rules, _value(body, spans, "tools")):
+        if "tools" in members:
+            for where, tool in _provider_tools(rules, bytes(members["tools"])):
                 if not _allowed(tool, provider.allow_tools):
                     return _tool_denied(provider, where, tool)
     if not provider.allow_stored:
         for member in rules.id_members:
-            if member in spans and not _empty(_value(body, spans, member)):
+            if member in members and not _empty(bytes(members[member])):
                 return _id_denied(provider, member)
-        found = _nested_id(rules, body, spans)
-        if found is not None:
-            return _id_denied(provider, found)
     return None
-
-
-def _value(body: bytes, spans: Spans, member: str) -> bytes:
-    start, end = spans[member]
-    return body[start:end]
 
 
 def _empty(value: bytes) -> bool:
@@ -127,7 +139,7 @@ def _allowed(tool: str, names: tuple[str, ...]) -> bool:
     return any(tool == name or tool.startswith(name + "_") for name in names)
 
 
-def _provider_tools(rules: Rules, value: bytes) -> Iterator[tuple[str, str]]:
+def _provider_tools(rules: Rules, value: bytes, inside: bool = False) -> Iterator[tuple[str, str]]:
     """(member, name) of each tool that the provider would carry out."""
     if value == b"null":
         return
@@ -139,30 +151,35 @@ def _provider_tools(rules: Rules, value: bytes) -> Iterator[tuple[str, str]]:
         members = strict_members(bytes(raw))
         if not rules.typed:
             for name, content in members.items():
-                if name not in rules.client_tools and content != b"null":
+                if name not in rules.client_tools and bytes(content) != b"null":
                     yield f"tools[{index}].{_shown(name)}", _snake(name)
             continue
-        value = members.get("type", b"null")
-        if value == b"null":
+        kind_value = bytes(members.get("type", b"null"))
+        if kind_value == b"null":
             continue
-        kind = string(value)
+        kind = string(kind_value)
         if kind is None:
             raise Undecodable
-        if not any(kind == own or (own.endswith("_") and kind.startswith(own)) for own in rules.client_tools):
+        if kind == "namespace" and rules is _RULES["responses"] and not inside:  # a folder of tools, one level deep
+            nested = _provider_tools(rules, bytes(members.get("tools", b"null")), inside=True)
+            yield from ((f"tools[{index}].{where}", tool) for where, tool in nested)
+        elif not any(kind == own or (own.endswith("_") and kind.startswith(own)) for own in rules.client_tools):
             yield f"tools[{index}].type", kind
 
 
-def _nested_id(rules: Rules, body: bytes, spans: Spans) -> str | None:
-    """The first place of an id in the messages. Only a body that could hold one is read as a whole."""
+def _may_hold_id(body: bytes, marks: tuple[bytes, ...]) -> bool:
     # A name in a text has its quotes escaped: as a key or a value of its own it can only be found when it is one.
-    words = (*rules.id_keys, *rules.id_types)
-    if not any(b'"%b"' % word.encode() in body for word in words) and not (
-        b"\\" in body and b"\\u00" in body and any(escape in body for escape in _ESCAPED)
-    ):
-        return None
+    for mark in marks:
+        if mark in body:
+            return True
+    return b"\\" in body and b"\\u00" in body and any(escape in body for escape in _ESCAPED)
+
+
+def _nested_id(rules: Rules, members: Members) -> str | None:
+    """The first place of an id in the messages."""
     for member in rules.messages:
-        if member in spans:
-            found = _walk(rules, strict_value(_value(body, spans, member)), member)
+        if member in members:
+            found = _walk(rules, strict_value(bytes(members[member])), member)
             if found is not None:
                 return found
     return None

@@ -20,34 +20,55 @@ from choir.gateway.refusals import Refusal, refused
 from choir.gateway.routing import Billing, Dialect, Match
 
 _MOST = 2**40
-_OUTPUT: dict[Dialect, tuple[tuple[str, ...], str]] = {
-    "chat": (("max_completion_tokens", "max_tokens"), "n"),
-    "responses": (("max_output_tokens",), ""),
-    "messages": (("max_tokens",), ""),
-    "generate": (("maxOutputTokens", "max_output_tokens"), "candidateCount candidate_count"),
+_OUTPUT: dict[Dialect, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "chat": (("max_completion_tokens", "max_tokens"), ("n",)),
+    "responses": (("max_output_tokens",), ()),
+    "messages": (("max_tokens",), ()),
+    "generate": (("maxOutputTokens", "max_output_tokens"), ("candidateCount", "candidate_count")),
 }
 """Members that bound one answer, and the one (in any of its spellings) that asks for several."""
 _GENERATION = ("generationConfig", "generation_config")
 
 
-def output_bound(dialect: Dialect, body: bytes, spans: dict[str, tuple[int, int]]) -> int | None:
+def output_bound(dialect: Dialect, members: dict[str, msgspec.Raw]) -> int | None:
     """Tokens the model may write at most, as the body says it; None when it does not.
+
+    Args:
+        members: of ``strict_members``.
 
     Raises:
         Undecodable: what says it has a key twice.
     """
-    members = {name: body[start:end] for name, (start, end) in spans.items() if end - start < 64 * 1024}
     if dialect == "generate":
-        found = [members[name] for name in _GENERATION if name in members]
+        found = generation_configs(members)
         if len(found) != 1:
             return None
-        members = strict_members(found[0])
+        members = found[0]
     names, several = _OUTPUT[dialect]
-    bounds = [_whole(members[name]) for name in names if members.get(name, b"null") != b"null"]
-    times = [_whole(members[name]) for name in several.split() if members.get(name, b"null") != b"null"] or [1]
+    bounds = [_whole(value) for value in _told(members, names)]
+    times = [_whole(value) for value in _told(members, several)] or [1]
     if not bounds or None in bounds or None in times:
         return None
     return max(b for b in bounds if b is not None) * max(1, *(t for t in times if t is not None))
+
+
+def generation_configs(members: dict[str, msgspec.Raw]) -> list[dict[str, msgspec.Raw]]:
+    """Members of Google's ``generationConfig``, in whichever spellings it is there.
+
+    Raises:
+        Undecodable: it has a key twice, so that policy could read another body than the provider.
+    """
+    found = []
+    for name in _GENERATION:
+        raw = members.get(name)
+        if raw is not None and (value := bytes(raw)) != b"null":
+            found.append(strict_members(value))
+    return found
+
+
+def _told(members: dict[str, msgspec.Raw], names: tuple[str, ...]) -> list[bytes]:
+    values = [bytes(members[name]) for name in names if name in members]
+    return [value for value in values if value != b"null"]
 
 
 def _whole(value: bytes) -> int | None:

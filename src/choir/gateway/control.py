@@ -15,10 +15,13 @@ import msgspec
 from choir.channel import Channel, ChannelClosed, Message, peer_credentials
 from choir.contract import ProviderStatus, UsageRecord
 from choir.errors import ChoirError
+from choir.gateway.changes import Change
 from choir.gateway.sandboxes import Registry
 
 _MAX_LISTED = 200
-"""Sandboxes in a ``status`` answer; a message is 64 KB at most."""
+"""Sandboxes in a ``status`` answer, changes in one to ``reload``; a message is 64 KB at most."""
+
+Reloaded = tuple[list[ProviderStatus], list[Change]]
 
 
 class Attach(msgspec.Struct, frozen=True):
@@ -52,12 +55,18 @@ class Control:
         self,
         listener: socket.socket,
         registry: Registry,
-        reload: Callable[[], list[ProviderStatus]],
+        reload: Callable[[], Reloaded],
         providers: list[ProviderStatus],
+        facts: Callable[[], dict[str, Any]] = dict,
     ) -> None:
+        """
+        Args:
+            facts: what else ``status`` tells.
+        """
         self._listener = listener
         self._registry = registry
         self._reload = reload
+        self._facts = facts
         self._providers = providers
         self._loop = asyncio.get_running_loop()
         self._clients: set[Client] = set()
@@ -73,13 +82,14 @@ class Control:
         for client in list(self._clients):
             self._drop(client)
 
-    def reload(self) -> None:
-        """Read the configuration again.
+    def reload(self) -> list[Change]:
+        """Read the configuration again; what it changes.
 
         Raises:
             ConfigError: it is wrong; the old one stays in force.
         """
-        self._providers = self._reload()
+        self._providers, found = self._reload()
+        return found
 
     def want(self, service: str) -> None:
         """Ask whoever supervises ``service`` to start it."""
@@ -164,6 +174,8 @@ class Control:
                 attach.sandbox_id, attach.user_id, attach.role, now + attach.lease_s, descriptors.pop()
             )
             return {}
+        if op == "authority":
+            return {"certificate": self._registry.authority(msgspec.convert(message, Detach).sandbox_id)}
         if op == "renew":
             renew = msgspec.convert(message, Renew)
             return {"unknown": self._registry.renew(renew.sandbox_ids, now + renew.lease_s)}
@@ -173,8 +185,12 @@ class Control:
         if op == "status":
             return self._status(now)
         if op == "reload":
-            self.reload()
-            return {"providers": msgspec.to_builtins(self._providers)}
+            found = self.reload()
+            return {
+                "providers": msgspec.to_builtins(self._providers),
+                "changes": msgspec.to_builtins(found[:_MAX_LISTED]),
+                "change_count": len(found),
+            }
         if op == "subscribe":
             self._subscribers.add(client)
             return {}
@@ -184,6 +200,7 @@ class Control:
         sandboxes = list(self._registry.sandboxes.values())
         return {
             "pid": os.getpid(),
+            **self._facts(),
             "providers": msgspec.to_builtins(self._providers),
             "sandbox_count": len(sandboxes),
             "sandboxes": [

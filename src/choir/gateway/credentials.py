@@ -10,6 +10,7 @@ from pathlib import Path
 
 from choir.config import Config, Provider
 from choir.errors import ConfigError
+from choir.gateway.encrypted import decrypt, is_encrypted
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)\Z")
 _KEY = re.compile(r"[!-~]{1,8192}\Z")
@@ -42,16 +43,34 @@ class Credentials:
     def __reduce__(self) -> str:
         raise TypeError("credentials are not serialised")
 
-    def key(self, provider: Provider) -> str:
-        """The key of ``provider``, "" when it needs none.
+    def keys(self, provider: Provider) -> dict[str, str]:
+        """The keys of ``provider`` by reference, in its order; those that are not there are left out. {} when it
+        needs none.
 
         Raises:
-            Unresolved: there is none.
-            ConfigError: ``key_file_exposed`` or ``key_malformed``; never repeats the value.
+            Unresolved: it needs one, and none is there.
+            ConfigError: ``key_file_exposed``, ``key_malformed`` or ``keys_same``; never repeats a value.
         """
-        kind, _, name = provider.key.partition(":")
-        if not kind:
-            return ""
+        found: dict[str, str] = {}
+        missing = []
+        for reference in provider.keys:
+            try:
+                found[reference] = self.key(provider, reference)
+            except Unresolved as unresolved:
+                missing.append(unresolved)
+        if missing and not found:
+            raise missing[0]
+        if len(set(found.values())) < len(found):
+            raise ConfigError("keys_same", f"Two of the keys of provider `{provider.name}` are the same.")
+        return found
+
+    def key(self, provider: Provider, reference: str) -> str:
+        """One key of ``provider``.
+
+        Raises:
+            Unresolved, ConfigError: as ``keys``.
+        """
+        kind, _, name = reference.partition(":")
         if kind == "env":
             value = (self._secrets.get(name) or self._file.get(name, "")).strip()
             missing = f"no key in {name}"
@@ -66,7 +85,7 @@ class Credentials:
         if not _KEY.match(value):
             raise ConfigError(
                 "key_malformed",
-                f"The key of provider `{provider.name}` ({provider.key}) has spaces or characters no header can carry.",
+                f"The key of provider `{provider.name}` ({reference}) has spaces or characters no header can carry.",
             )
         return value
 
@@ -75,10 +94,14 @@ def read_env_file(path: Path) -> dict[str, str]:
     """``KEY=VALUE`` lines, ``export`` allowed, ``#`` comments, single or double quotes; {} when there is no file.
 
     Raises:
-        ConfigError: ``env_file_exposed``: others than the owner can read it; ``env_file_malformed``, with the line.
+        ConfigError: ``env_file_exposed``: others than the owner can read it; ``env_file_malformed``, with the line; or
+            it is encrypted, and ``decrypt`` failed.
     """
     values: dict[str, str] = {}
-    for number, line in enumerate(_read_private(path, "env_file_exposed", 0o077).splitlines(), 1):
+    # systemd shows a unit's credentials to that unit alone; the group bits there are those of an access list.
+    forbidden = 0 if str(path.parent) == os.environ.get("CREDENTIALS_DIRECTORY") else 0o077
+    text = decrypt(path) if is_encrypted(path) else _read_private(path, "env_file_exposed", forbidden)
+    for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

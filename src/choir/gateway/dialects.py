@@ -235,12 +235,14 @@ class Scanner:
         counts = self.counts
         if isinstance(answer.type, str) and answer.type in _LAST_TYPES and self._kind == "events":
             self.ended = True
-        counts.add(answer.usage)
+        if answer.usage is not None:
+            counts.add(answer.usage)
         if answer.message is not None:
             counts.add(answer.message.usage)
         if answer.response is not None:
             counts.add(answer.response.usage)
-        counts.add_google(answer.usageMetadata)
+        if answer.usageMetadata is not None:
+            counts.add_google(answer.usageMetadata)
 
     def _finish_json(self) -> None:
         buffer = self._buffer

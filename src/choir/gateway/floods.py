@@ -31,15 +31,16 @@ class Floods:
         self._recorded = 0
         self._summaries: dict[str, Summary] = {}
 
-    def count(self, outcome: str, status: int, bytes_out: int, wall: float, now: float) -> bool:
+    def count(self, outcome: str, status: int, bytes_out: int, wall: float, now: float, scarce: bool = False) -> bool:
         """Take note of a refusal. True when it is to be recorded by itself.
 
         Args:
             now: seconds of a clock that never goes back.
+            scarce: there is hardly a place for records: only count it.
         """
         if now - self._begun >= MINUTE and not self._summaries:
             self._begun, self._recorded = now, 0
-        if self._recorded < PER_MINUTE:
+        if self._recorded < PER_MINUTE and not scarce:
             self._recorded += 1
             return True
         summary = self._summaries.get(outcome)

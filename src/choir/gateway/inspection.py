@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from choir.gateway import body_policy
-from choir.gateway.body import Undecodable, inflated, strict_spans, string
-from choir.gateway.bounds import output_bound
+from choir.gateway.body import Undecodable, inflated, strict_members, string
+from choir.gateway.bounds import generation_configs, output_bound
 from choir.gateway.policy import model_refusal
 from choir.gateway.refusals import Refusal, refused
 from choir.gateway.routing import Match
@@ -31,12 +31,13 @@ class Inspected:
     """Tokens of the answer at most, as the body says it."""
 
 
-def inspect(match: Match, body: bytes, coding: bytes, max_body_bytes: int) -> Inspected:
+def inspect(match: Match, body: bytes, coding: bytes, max_body_bytes: int, bounded: bool) -> Inspected:
     """Judge a whole body.
 
     Args:
         coding: the Content-Encoding, lower case.
         max_body_bytes: of the plain body too.
+        bounded: the most that the call can use has to be told.
     """
     found = Inspected(body, match.path_model)
     provider, dialect = match.provider, match.dialect
@@ -44,18 +45,22 @@ def inspect(match: Match, body: bytes, coding: bytes, max_body_bytes: int) -> In
         return found
     try:
         plain = inflated(body, coding, max_body_bytes)
-        spans = strict_spans(plain)
-        found.input_bound = len(plain)
-        if dialect is not None:
-            found.output_bound = output_bound(dialect, plain, spans)
-        if match.path_model is None and "model" in spans:
-            found.model = string(plain[slice(*spans["model"])])
+        members = strict_members(plain)
+        if bounded:
+            found.input_bound = len(plain)
+            if dialect is not None:
+                found.output_bound = output_bound(dialect, members)
+        elif dialect == "generate":
+            generation_configs(members)  # what is refused does not depend on whether a limit is set
         if match.path_model is None:
-            found.refusal = model_refusal(provider.models, found.model)
+            if "model" in members:
+                found.model = string(members["model"])
+            if provider.models:
+                found.refusal = model_refusal(provider.models, found.model)
         if dialect is not None and found.refusal is None:
-            found.refusal = body_policy.refusal(provider, dialect, plain, spans)
-        if dialect == "chat" and provider.ask_usage and plain is body and found.refusal is None:
-            changed = asking(body, spans)
+            found.refusal = body_policy.refusal(provider, dialect, plain, members)
+        if dialect == "chat" and "stream" in members and provider.ask_usage and plain is body and found.refusal is None:
+            changed = asking(body, members)
             if changed is not None:
                 found.body, found.usage_asked = changed, True
     except Undecodable:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 MAX_INFLATED = 1024 * 1024  # bytes
 
 
-def repeats(text: bytes, encoding: bytes, secret: bytes) -> bool:
-    """Whether an error answer holds the key, as far as it can be read; what cannot be read counts as if it did."""
+def repeats(text: bytes, encoding: bytes, secrets: Sequence[bytes]) -> bool:
+    """Whether an error answer holds a key, as far as it can be read; what cannot be read counts as if it did."""
     if encoding in (b"", b"identity"):
-        return secret in text
+        return any(secret in text for secret in secrets)
     if encoding not in (b"gzip", b"x-gzip", b"deflate"):
         return True
     try:
@@ -18,4 +19,4 @@ def repeats(text: bytes, encoding: bytes, secret: bytes) -> bool:
         plain = inflate.decompress(text, MAX_INFLATED)
     except zlib.error:
         return True
-    return secret in plain or bool(inflate.unconsumed_tail)
+    return any(secret in plain for secret in secrets) or bool(inflate.unconsumed_tail)

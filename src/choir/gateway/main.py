@@ -1,7 +1,10 @@
 """``python -I -m choir.gateway.main --channel-fd N``: the gateway's process. See ``choir.service`` for its start.
 
 Start message: ``{"state": DIR, "run": name of its folder for sockets, "config": PATH or null, "token_key": base64,
-"secrets": {NAME: value}, "services": {"local": key}}``. Answer: ``{"ready": true, "pid", "worker_pid", "providers"}``.
+"secrets": {NAME: value}, "services": {"local": key}, "drain_seconds"}``. Answer: ``{"ready": true, "pid",
+"worker_pid", "providers"}``. With a descriptor, a channel to whoever has the secrets, it asks there: ``{"want":
+[NAME]}``, ``{"secrets": {NAME: value}}``; and it answers twice, as soon as it has looked for keys with
+``{"providers"}`` alone.
 
 This process keeps the secrets and the control socket and does nothing else; a forked worker takes the calls. A worker
 that dies is forked again; control clients then find their connection closed, connect again and attach again.
@@ -17,6 +20,7 @@ import fcntl
 import gc
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -29,25 +33,30 @@ import msgspec
 
 from choir import channel as channels
 from choir import config as configuration
+from choir import user_limits
 from choir.channel import Channel, ChannelClosed, Message
+from choir.config import Config
 from choir.contract import ProviderStatus
 from choir.errors import ChoirError, ConfigError, StartError
-from choir.gateway import worker
-from choir.gateway.admission import Settings
 from choir.gateway.credentials import Credentials, Unresolved
-from choir.gateway.prices import PriceTable
-from choir.gateway.routing import Table
 from choir.paths import State
 from choir.service import serve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # at run time only once the providers are known: somebody may be waiting for those
+    from choir.gateway.admission import Settings
+    from choir.gateway.worker import LoadSettings
 
 FIRST_BACKOFF = 0.05  # seconds
 MAX_BACKOFF = 5.0
 STABLE_SECONDS = 10.0
 """A worker that lived so long starts the back-off anew."""
-STOP_SECONDS = 4.5
+STOP_SECONDS = 1.5  # after open calls were let end
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_CAP_IPC_LOCK = 14
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,32 +68,75 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config: str | None = None
     secrets: dict[str, str] = {}
     services: dict[str, str] = {}
+    drain_seconds: float = 3.0
+    """How long open calls may go on when the gateway is stopped."""
 
     def __repr__(self) -> str:
         return "<Start>"
 
 
-def settings_loader(start: Start) -> worker.LoadSettings:
+class Found(msgspec.Struct, frozen=True):
+    """What was configured, and what keys there are. Never printed."""
+
+    config: Config
+    keys: dict[str, dict[str, str]]
+    """By provider and reference, of those that are enabled."""
+    disabled: dict[str, str]
+    """Why not, by provider."""
+
+    def __repr__(self) -> str:
+        return "<Found>"
+
+    @property
+    def providers(self) -> list[ProviderStatus]:
+        return [
+            ProviderStatus(name=name, enabled=name not in self.disabled, reason=self.disabled.get(name, ""))
+            for name in self.config.providers
+        ]
+
+
+def find(start: Start) -> Found:
+    """Read configuration and keys.
+
+    Raises:
+        ConfigError: one of them is wrong.
+    """
+    config = configuration.load(Path(start.config) if start.config else None)
+    config = user_limits.merged(config, user_limits.read(State(Path(start.state), start.run).limits))
+    credentials = Credentials(config, start.secrets, start.services)
+    found = Found(config, {}, {})
+    for provider in config.providers.values():
+        try:
+            found.keys[provider.name] = credentials.keys(provider)
+        except Unresolved as unresolved:
+            found.disabled[provider.name] = str(unresolved)
+    return found
+
+
+def ask_for_secrets(start: Start, holder: Channel) -> Start:
+    """``start`` with what ``holder`` has of the variables that are configured."""
+    config = configuration.load(Path(start.config) if start.config else None)
+    holder.send({"want": config.key_variables})
+    answer, _ = holder.receive()
+    holder.close()
+    return msgspec.convert({**msgspec.to_builtins(start), "secrets": answer.get("secrets", {})}, Start)
+
+
+def settings_loader(start: Start) -> LoadSettings:
     """Reads configuration and keys anew each time it is called, e.g. for a reload."""
+    from choir.gateway.admission import Settings
+    from choir.gateway.prices import PriceTable
+    from choir.gateway.routing import Table
+    from choir.gateway.worker import build_upstreams
+
     run = State(Path(start.state), start.run).run
 
     def load(wanted: Callable[[str], None]) -> tuple[Settings, list[ProviderStatus]]:
-        config = configuration.load(Path(start.config) if start.config else None)
-        credentials = Credentials(config, start.secrets, start.services)
-        keys: dict[str, str] = {}
-        disabled: dict[str, str] = {}
-        for provider in config.providers.values():
-            try:
-                keys[provider.name] = credentials.key(provider)
-            except Unresolved as unresolved:
-                disabled[provider.name] = str(unresolved)
-        providers = [
-            ProviderStatus(name=name, enabled=name not in disabled, reason=disabled.get(name, ""))
-            for name in config.providers
-        ]
-        table = Table(config.providers.values(), disabled)
-        upstreams = worker.build_upstreams(config, keys, run, wanted)
-        return Settings(config, table, upstreams, PriceTable(config.prices)), providers
+        found = find(start)
+        config = found.config
+        table = Table(config.providers.values(), found.disabled)
+        upstreams = build_upstreams(config, found.keys, run, wanted)
+        return Settings(config, table, upstreams, PriceTable(config.prices)), found.providers
 
     return load
 
@@ -94,8 +146,20 @@ def harden() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if _prctl(_PR_SET_DUMPABLE, 0) != 0:
         raise StartError("harden_failed", "The gateway could not forbid core dumps and ptrace of itself.")
+    lock_memory()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def lock_memory() -> bool:
+    """Keep this process's memory, and so its keys, out of swap (mlockall(2)), where that is allowed without a bound:
+    with one, the allocation that exceeds it would fail. Not inherited by a fork."""
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if hard != resource.RLIM_INFINITY and not _holds(_CAP_IPC_LOCK):
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    return int(ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)) == 0
 
 
 def _prctl(option: int, value: int) -> int:
@@ -103,14 +167,21 @@ def _prctl(option: int, value: int) -> int:
     return int(libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)))
 
 
+def _holds(capability: int) -> bool:
+    """Whether this process has it (capabilities(7))."""
+    effective = re.search(r"(?m)^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text())
+    return effective is not None and bool(int(effective[1], 16) >> capability & 1)
+
+
 class Master:
     """Forks the worker, and forks it again."""
 
-    def __init__(self, start: Start, token_key: bytes, load: worker.LoadSettings, listener: socket.socket) -> None:
+    def __init__(self, start: Start, token_key: bytes, load: LoadSettings, listener: socket.socket) -> None:
         self._load = load
         self._token_key = token_key
         self._listener = listener
         self._state = State(Path(start.state), start.run)
+        self._drain_seconds = start.drain_seconds
         self._pid = 0
         self._since = 0.0
         self._backoff = FIRST_BACKOFF
@@ -134,12 +205,15 @@ class Master:
 
     def _worker(self, parent: int, report: int) -> None:
         """In the child; does not return."""
+        from choir.gateway import worker
+
         code = 1
         try:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
             _prctl(_PR_SET_DUMPABLE, 0)
+            lock_memory()
             for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
@@ -148,15 +222,15 @@ class Master:
                 os.write(report, json.dumps({"ready": True, "providers": msgspec.to_builtins(providers)}).encode())
                 os.close(report)
 
-            worker.run(self._load, self._token_key, self._listener, self._state, ready)
+            worker.run(self._load, self._token_key, self._listener, self._state, ready, self._drain_seconds)
             code = 0
         except ChoirError as error:
-            worker.log(f"{error.reason}: {error.message}")
+            log(f"{error.reason}: {error.message}")
             with contextlib.suppress(OSError):
                 os.write(report, json.dumps(error.as_dict()).encode())
         except BaseException as error:
             # Its message could hold anything.
-            worker.log(f"worker failed: {type(error).__name__}")
+            log(f"worker failed: {type(error).__name__}")
         finally:
             os._exit(code)
 
@@ -171,7 +245,7 @@ class Master:
             self._backoff = FIRST_BACKOFF
         pause, self._backoff = self._backoff, min(self._backoff * 2, MAX_BACKOFF)
         why = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        worker.log(f"worker {pid} {why}; a new one starts in {pause:g} s")
+        log(f"worker {pid} {why}; a new one starts in {pause:g} s")
         return pause
 
     def stop(self) -> None:
@@ -179,14 +253,17 @@ class Master:
         if not self._pid:
             return
         os.kill(self._pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            pid, _ = os.waitpid(self._pid, os.WNOHANG)
-            if pid:
-                return
-            time.sleep(0.01)
-        os.kill(self._pid, signal.SIGKILL)
+        pidfd = os.pidfd_open(self._pid)
+        if not select.select([pidfd], [], [], self._drain_seconds + STOP_SECONDS)[0]:
+            os.kill(self._pid, signal.SIGKILL)
+        os.close(pidfd)
         os.waitpid(self._pid, 0)
+
+
+def log(line: str) -> None:
+    from choir.gateway import worker
+
+    worker.log(line)
 
 
 def first_report(pipe: int) -> Message:
@@ -222,6 +299,9 @@ def run(channel: Channel, message: Message, descriptors: list[int]) -> None:
         raise StartError("start_message_invalid", "The gateway's start message is not understood.") from error
     message.clear()
     harden()
+    if descriptors:
+        start = ask_for_secrets(start, Channel(socket.socket(fileno=descriptors.pop())))
+        channel.send({"providers": msgspec.to_builtins(find(start).providers)})
     state = State(Path(start.state), start.run).prepare()
     held = lock(state)
     load = settings_loader(start)
@@ -284,7 +364,7 @@ def _watch(channel: Channel, master: Master, wake: int, signalled: set[int]) -> 
             fork_at = None
             pipe, pid = master.fork()
             if first_report(pipe).get("ready"):
-                worker.log(f"worker {pid} serves")
+                log(f"worker {pid} serves")
 
 
 def main() -> None:

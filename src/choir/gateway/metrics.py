@@ -20,6 +20,10 @@ _HELP = {
     "choir_tokens_total": ("counter", "Tokens that providers told; cached ones are input as well."),
     "choir_cost_usd_total": ("counter", "What calls cost, as far as it is known."),
     "choir_bytes_total": ("counter", "Bytes of bodies: in from callers, out to them."),
+    "choir_retries_total": ("counter", "Calls that were made again."),
+    "choir_circuit_open": ("gauge", "1 while calls to the provider are refused because it fails."),
+    "choir_circuit_opened_total": ("counter", "How often that began."),
+    "choir_keys_resting": ("gauge", "Keys that the provider turned away and that are not used for now."),
     "choir_open_calls": ("gauge", "Calls that go on."),
     "choir_sandboxes": ("gauge", "Sandboxes attached."),
     "choir_connections": ("gauge", "Connections of sandboxes."),
@@ -77,7 +81,7 @@ class Metrics:
         of = self._providers.get(provider)
         if of is None:
             of = self._providers[provider] = _OfProvider()
-        kind = outcome.partition(":")[0]
+        kind = outcome if outcome == "ok" else outcome.partition(":")[0]
         key = status // 100, kind
         of.calls[key] = of.calls.get(key, 0) + 1
         of.bytes_in += bytes_in
@@ -93,11 +97,12 @@ class Metrics:
         if cost:
             of.cost += cost
 
-    def render(self, gauges: Mapping[str, int]) -> bytes:
+    def render(self, gauges: Mapping[str, int], upstreams: Mapping[str, Mapping[str, int]] | None = None) -> bytes:
         """The exposition.
 
         Args:
             gauges: values of the ``choir_…`` gauges.
+            upstreams: of those that each provider has one of, by name and provider.
         """
         samples: dict[str, list[str]] = {name: [] for name in _HELP}
         for name, of in sorted(self._providers.items()):
@@ -112,6 +117,8 @@ class Metrics:
             samples["choir_cost_usd_total"].append(f"{{{label}}} {of.cost / USD!r}")
             samples["choir_bytes_total"].append(f'{{{label},direction="in"}} {of.bytes_in}')
             samples["choir_bytes_total"].append(f'{{{label},direction="out"}} {of.bytes_out}')
+        for gauge, values in (upstreams or {}).items():
+            samples[gauge] += [f'{{provider="{name}"}} {value}' for name, value in sorted(values.items())]
         for name, value in gauges.items():
             samples[name].append(f" {value}")
         lines = []

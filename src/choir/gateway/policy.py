@@ -31,11 +31,12 @@ class Budget:
         """Bytes of bodies held to be read by policy."""
         self._admitted: deque[float] = deque()
 
-    def reserve(self, now: float) -> Refusal | None:
+    def reserve(self, now: float, slots: int = 1) -> Refusal | None:
         """Take one request and one slot, or say why not.
 
         Args:
             now: seconds of a clock that never goes back.
+            slots: 0 for a request within a call that is open.
         """
         limits, admitted = self.limits, self._admitted
         while admitted and now - admitted[0] >= WINDOW:
@@ -49,7 +50,7 @@ class Budget:
                 f"this sandbox may make {limits.requests_per_minute} requests a minute; {_WHO}",
                 max(1, wait),
             )
-        if self.active >= limits.concurrent_requests:
+        if slots and self.active >= limits.concurrent_requests:
             return refused(
                 429,
                 "concurrent_requests",
@@ -57,7 +58,7 @@ class Budget:
                 1,
             )
         admitted.append(now)
-        self.active += 1
+        self.active += slots
         return None
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ number of them per token, so that sums are exact.
 
 from __future__ import annotations
 
-import importlib.resources
+import functools
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from choir.config import Price
+from choir.places import data_file
 
 USD = 10**12
 """Picodollars."""
@@ -45,17 +46,22 @@ class Rate(msgspec.Struct, frozen=True):
 
 class PriceTable:
     """Rates by ``provider/model``; ``*`` in a pattern stands for anything. The operator's entries go before Choir's,
-    and among those of one table the longest pattern."""
+    and in one table the very name before patterns, and of these the longest."""
 
     def __init__(self, prices: Mapping[str, Price], known: Mapping[str, Price] | None = None) -> None:
         """
         Args:
             known: the table that comes with Choir; None reads it.
         """
-        self._rates = [
-            (_pattern(pattern), _rate(price))
-            for table in (prices, known_prices() if known is None else known)
-            for pattern, price in sorted(table.items(), key=lambda item: -len(item[0]))
+        tables = prices, known_prices() if known is None else known
+        self._names = [{name: _rate(price) for name, price in table.items() if "*" not in name} for table in tables]
+        self._patterns = [
+            [
+                (_pattern(name), _rate(price))
+                for name, price in sorted(table.items(), key=lambda item: -len(item[0]))
+                if "*" in name
+            ]
+            for table in tables
         ]
         self._cache: dict[tuple[str, str | None], Rate | None] = {}
 
@@ -65,15 +71,22 @@ class PriceTable:
         if key not in self._cache:
             if len(self._cache) >= _CACHE_SIZE:
                 self._cache.clear()
-            name = f"{provider}/{model or ''}"
-            self._cache[key] = next((rate for pattern, rate in self._rates if pattern.fullmatch(name)), None)
+            self._cache[key] = self._find(f"{provider}/{model or ''}")
         return self._cache[key]
 
+    def _find(self, name: str) -> Rate | None:
+        for names, patterns in zip(self._names, self._patterns, strict=True):
+            found = names.get(name) or next((rate for pattern, rate in patterns if pattern.fullmatch(name)), None)
+            if found is not None:
+                return found
+        return None
 
-def known_prices() -> dict[str, Price]:
+
+@functools.cache
+def known_prices() -> Mapping[str, Price]:
     """The table that comes with Choir."""
-    text = importlib.resources.files("choir").joinpath("data/prices.toml").read_text()
-    return msgspec.convert(tomllib.loads(text), dict[str, Price])
+    with open(data_file("prices.toml"), "rb") as file:
+        return msgspec.convert(tomllib.load(file), dict[str, Price])
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from choir.config import Family
+from choir.gateway.response_head import STATUS_LINES
 
 _OPENAI = {
     400: "invalid_request_error",
@@ -96,7 +97,7 @@ def error_event(family: Family, refusal: Refusal, request_id: str) -> bytes:
     return b"\n\n" + name + b"data: " + msgspec.json.encode(_error(family, refusal, request_id)) + b"\n\n"
 
 
-def error_headers(family: Family, refusal: Refusal) -> bytes:
+def _headers(family: Family, refusal: Refusal) -> bytes:
     """Header lines beside the framing ones."""
     lines = b"Content-Type: application/json\r\n"
     if refusal.retry_after is not None:
@@ -104,6 +105,18 @@ def error_headers(family: Family, refusal: Refusal) -> bytes:
     if family == "bedrock":
         lines += b"x-amzn-ErrorType: " + error_type(family, refusal.status).encode() + b"\r\n"
     return lines
+
+
+def error_answer(refusal: Refusal, family: Family, request_id: str, body: bytes, keep: bool) -> bytes:
+    """A whole answer of the gateway's own."""
+    return b"%b%bContent-Length: %d\r\nx-choir-request-id: %b\r\n%b\r\n%b" % (
+        STATUS_LINES[refusal.status],
+        _headers(family, refusal),
+        len(body),
+        request_id.encode(),
+        b"" if keep else b"Connection: close\r\n",
+        body,
+    )
 
 
 def _error(family: Family, refusal: Refusal, request_id: str) -> dict[str, object]:

@@ -108,9 +108,9 @@ class RequestHead:
             elif kind == _ACCEPT:
                 kept.append(b"%b: %b" % (name, _readable_codings(value)))
             elif kind == _TRANSFER:
+                if self.chunked or value.lower() != b"chunked":
+                    self.bad = refused(400, "ambiguous_framing", "Transfer-Encoding may only be `chunked`, once.")
                 self.chunked = True
-                if value.lower() != b"chunked":
-                    self.bad = refused(400, "ambiguous_framing", "Transfer-Encoding may only be `chunked`.")
             elif kind == _EXPECT:
                 self.expects_continue = value.lower() == b"100-continue"
                 if not self.expects_continue:

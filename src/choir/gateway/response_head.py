@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 _KEPT, _DROP, _LENGTH, _TRANSFER, _TYPE, _ENCODING, _COUNT = range(7)
@@ -33,6 +34,8 @@ class ResponseHead:
     """A provider's head, read once.
 
     Attributes:
+        status: the code.
+        block: header lines as they came.
         kept: header lines for the caller.
         length: of the body; None when it is not told.
         chunked: framed by chunks.
@@ -41,22 +44,18 @@ class ResponseHead:
     """
 
     __slots__ = (
-        "bad",
-        "chunked",
-        "content_encoding",
-        "content_type",
-        "input_tokens",
-        "kept",
-        "length",
-        "output_tokens",
+        *("bad", "block", "chunked", "content_encoding", "content_type", "input_tokens", "kept", "length"),
+        *("output_tokens", "status"),
     )
 
-    def __init__(self, block: bytes, secret: bytes = b"") -> None:
+    def __init__(self, status: int, block: bytes, secrets: Sequence[bytes] = ()) -> None:
         """
         Args:
             block: header lines, each with its CRLF.
-            secret: the provider key; a header that repeats it does not pass.
+            secrets: the provider's keys; a header that repeats one does not pass.
         """
+        self.status = status
+        self.block = block
         self.length: int | None = None
         self.chunked = False
         self.bad = False
@@ -75,8 +74,8 @@ class ResponseHead:
             if kind == _LENGTH:
                 self.length = int(value)
             elif kind == _TRANSFER:
-                self.chunked = value.lower() == b"chunked"
-                self.bad = self.bad or not self.chunked
+                self.bad = self.bad or self.chunked or value.lower() != b"chunked"
+                self.chunked = True
             else:
                 kept.append(line)
                 if kind == _TYPE:
@@ -91,8 +90,20 @@ class ResponseHead:
                         self.output_tokens = int(value)
         kept.append(b"")
         self.kept = b"\r\n".join(kept)
-        if secret and secret in self.kept:
-            self.kept = b"".join(line + b"\r\n" for line in kept[:-1] if secret not in line)
+        for secret in secrets:
+            if secret in self.kept:
+                kept = [line for line in kept if secret not in line]
+                self.kept = b"\r\n".join(kept)
+
+    @property
+    def bodyless(self) -> bool:
+        """There is no body, whatever the head says (RFC 9112, 6.3)."""
+        return self.status in (204, 304)
+
+    @property
+    def plain(self) -> bool:
+        """Without a content coding."""
+        return self.content_encoding in (b"", b"identity")
 
     @property
     def is_event_stream(self) -> bool:

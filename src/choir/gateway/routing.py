@@ -26,6 +26,8 @@ _NOT_PLAIN = re.compile(rb"[\x00-\x20\x7f-\xff%\\;?#]")
 _QUERY_KEYS = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token"))
 _NAMES_A_MODEL = frozenset((b"model", b"models", b"deployments"))
 _CACHE_SIZE = 4096
+_WEBSOCKETS = (b"realtime", b"responses")
+"""Last segments of the paths that a GET opens a WebSocket at."""
 
 
 Dialect = Literal["chat", "responses", "messages", "generate"]
@@ -33,6 +35,8 @@ Dialect = Literal["chat", "responses", "messages", "generate"]
 _ENDINGS: tuple[tuple[bytes, Dialect], ...] = (
     (b"/chat/completions", "chat"),
     (b"/responses", "responses"),
+    (b"/responses/input_tokens", "responses"),
+    (b"/responses/compact", "responses"),
     (b"/messages", "messages"),
     (b"/messages/count_tokens", "messages"),
     (b":generatecontent", "generate"),
@@ -42,7 +46,15 @@ _ENDINGS: tuple[tuple[bytes, Dialect], ...] = (
 
 Billing = Literal["free", "request", "input", "output", "unbounded"]
 """What a call can cost: nothing, a price per call, the tokens it sends, those it gets as well, or who knows."""
-_FREE = (b"/count_tokens", b":counttokens", b"/estimate-token-count", b"/moderations", b"/api/show")
+_FREE = (
+    b"/count_tokens",
+    b"/count-tokens",
+    b"/input_tokens",
+    b":counttokens",
+    b"/estimate-token-count",
+    b"/moderations",
+    b"/api/show",
+)
 _INPUT_ONLY = (b"/embeddings", b":embedcontent", b":batchembedcontents", b"/api/embed")
 
 
@@ -62,6 +74,8 @@ class Match:
     dialect: Dialect | None
     """What the body is read as."""
     billing: Billing
+    says_model: bool = False
+    """A WebSocket on which each question says its model."""
 
 
 class Unroutable(Exception):  # noqa: N818 - carries the answer
@@ -158,9 +172,10 @@ class Table:
                     family=family_of(provider, native),
                     path_model=_model(segments[route.model_at]) if route.model_at >= 0 else None,
                     query_model=query_model,
-                    websocket=method == "GET" and segments[-1] == b"realtime",
+                    websocket=method == "GET" and segments[-1] in _WEBSOCKETS,
                     dialect=dialect,
                     billing=_billing(provider, method, segments, dialect),
+                    says_model=query_model is None and segments[-1] == b"responses",
                 )
         raise Unroutable(
             refused(
@@ -207,7 +222,7 @@ def _billing(provider: Provider, method: str, segments: list[bytes], dialect: Di
     if provider.speaks == ("search",):
         return "request"
     if method == "GET":
-        return "unbounded" if segments[-1] == b"realtime" else "free"
+        return "unbounded" if segments[-1] in _WEBSOCKETS else "free"
     return "input" if path.endswith(_INPUT_ONLY) else "unbounded"
 
 

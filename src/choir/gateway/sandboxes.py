@@ -6,18 +6,26 @@ import asyncio
 import contextlib
 import errno
 import socket
+import ssl
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from choir import tokens
-from choir.config import Limits
+from choir.config import Config
 from choir.errors import ChoirError, TokenError
+from choir.gateway import authority
 from choir.gateway.floods import Floods
 from choir.gateway.policy import Budget, Spending
 from choir.gateway.refusals import Refusal, refused
+from choir.gateway.user_rules import user_rules
 
 MAX_CONNECTIONS = 512
 """Of one sandbox; more wait in the kernel's queue."""
+GREETING_SECONDS = 30.0  # until a connection's first byte
+HANDSHAKE_SECONDS = 10.0
+_TLS_HANDSHAKE = b"\x16"
+"""The first byte of a TLS connection (RFC 8446, 5.1); no HTTP request begins with it."""
 _BACKLOG_PAUSE = 0.1  # seconds without accepting after the process ran out of descriptors
 _TRANSIENT = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM)
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -33,19 +41,21 @@ class Sandbox:
 
     __slots__ = (
         "_key",
+        "_tls",
         "budget",
         "connections",
         "floods",
         "lease_until",
         "listener",
         "role",
+        "rules",
         "sandbox_id",
         "spending",
         "user_id",
     )
 
     def __init__(
-        self, sandbox_id: str, user_id: str, role: str, limits: Limits, token_key: bytes, spending: Spending
+        self, sandbox_id: str, user_id: str, role: str, config: Config, token_key: bytes, spending: Spending
     ) -> None:
         """
         Args:
@@ -54,13 +64,21 @@ class Sandbox:
         self.sandbox_id = sandbox_id
         self.user_id = user_id
         self.role = role
-        self.budget = Budget(limits)
+        self.budget = Budget(config.limits_of(user_id))
+        self.rules = user_rules(config, user_id)
+        """What its user may call; None: everything."""
         self.spending = spending
         self.floods = Floods()
         self.lease_until = 0.0
         self.listener: Listener | None = None
         self.connections: set[Closable] = set()
         self._key = token_key
+        self._tls: ssl.SSLContext | None = None
+
+    def make_room(self) -> None:
+        """A connection is gone: the next may come."""
+        if self.listener is not None and len(self.connections) < MAX_CONNECTIONS:
+            self.listener.resume()
 
     def token_refusal(self, token: bytes) -> Refusal | None:
         """Whether ``token`` is a genuine one of this sandbox; the lease is another matter."""
@@ -75,6 +93,13 @@ class Sandbox:
             return None
         return refused(401, "lease_ended", "this sandbox's lease has ended, and its token with it.")
 
+    async def tls(self) -> ssl.SSLContext:
+        """What the listener speaks TLS with; made when a client first wants it."""
+        if self._tls is None:
+            loop = asyncio.get_running_loop()
+            self._tls = await loop.run_in_executor(None, authority.server_context, self._key, self.sandbox_id)
+        return self._tls
+
     def close(self) -> None:
         """End the listener and every connection, at once."""
         self.lease_until = 0.0
@@ -85,8 +110,38 @@ class Sandbox:
             connection.close()
 
 
+class Greeting:
+    """A connection until its first byte, which tells whether it speaks TLS."""
+
+    def __init__(self, sock: socket.socket, sandbox: Sandbox, begin: Callable[[socket.socket], None]) -> None:
+        self._sock = sock
+        self._sandbox = sandbox
+        self._begin = begin
+        self._since = time.perf_counter()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock.fileno(), self._readable)
+        sandbox.connections.add(self)
+
+    def _readable(self) -> None:
+        self._leave()
+        self._begin(self._sock)
+
+    def _leave(self) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        self._sandbox.connections.discard(self)
+
+    def close(self) -> None:
+        self._leave()
+        self._sock.close()
+        self._sandbox.make_room()
+
+    def tick(self, now: float) -> None:
+        if now - self._since > GREETING_SECONDS:
+            self.close()
+
+
 class Listener:
-    """Accepts on a socket that was made in the sandbox's network namespace."""
+    """Accepts on a socket that was made in the sandbox's network namespace. Plain HTTP and TLS come in on the same."""
 
     def __init__(
         self,
@@ -143,15 +198,39 @@ class Listener:
             sock.setblocking(False)
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = self._loop.create_task(self._serve(sock))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._greet(sock)
 
-    async def _serve(self, sock: socket.socket) -> None:
+    def _greet(self, sock: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: self._protocol(self._sandbox), sock)
+            first = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            Greeting(sock, self._sandbox, self._greet)
+            return
         except OSError:
+            first = b""
+        if not first:
             sock.close()
+            self._sandbox.make_room()
+            return
+        task = self._loop.create_task(self._serve(sock, first == _TLS_HANDSHAKE))
+        self._tasks.add(task)
+        task.add_done_callback(self._served)
+
+    async def _serve(self, sock: socket.socket, tls: bool) -> None:
+        try:
+            if tls:
+                context = await self._sandbox.tls()
+                await self._loop.connect_accepted_socket(
+                    lambda: self._protocol(self._sandbox), sock, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS
+                )
+            else:
+                await self._loop.connect_accepted_socket(lambda: self._protocol(self._sandbox), sock)
+        except OSError:  # TLS errors too
+            sock.close()
+
+    def _served(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self._sandbox.make_room()
 
     def close(self) -> None:
         if not self._closed:
@@ -166,9 +245,9 @@ class Registry:
     def __init__(
         self,
         token_key: bytes,
-        limits: Limits,
+        config: Config,
         protocol: Callable[[Sandbox], asyncio.BaseProtocol],
-        log: Callable[[str], None],
+        log: Callable[..., None],
         left: Callable[[Sandbox], None] = lambda sandbox: None,
     ) -> None:
         """
@@ -177,7 +256,7 @@ class Registry:
         """
         self._left = left
         self._token_key = token_key
-        self._limits = limits
+        self._config = config
         self._protocol = protocol
         self._log = log
         self.sandboxes: dict[str, Sandbox] = {}
@@ -198,13 +277,17 @@ class Registry:
         if sandbox is None:
             spending = self.spendings.setdefault(user_id, Spending())
             sandbox = self.sandboxes[sandbox_id] = Sandbox(
-                sandbox_id, user_id, role, self._limits, self._token_key, spending
+                sandbox_id, user_id, role, self._config, self._token_key, spending
             )
         elif sandbox.listener is not None:
             sandbox.listener.close()
         sandbox.role = role
         sandbox.lease_until = lease_until
         sandbox.listener = Listener(sock, sandbox, self._protocol, self._listener_lost)
+
+    def authority(self, sandbox_id: str) -> str:
+        """The certificate, PEM, that vouches for the TLS side of ``sandbox_id``'s listener, attached yet or not."""
+        return authority.certificate(self._token_key, sandbox_id)
 
     def renew(self, sandbox_ids: Iterable[str], lease_until: float) -> list[str]:
         """Returns the ids that have to be attached again."""
@@ -226,13 +309,16 @@ class Registry:
     def expire(self, now: float) -> None:
         """Drop the sandboxes whose lease has ended."""
         for sandbox in [s for s in self.sandboxes.values() if now >= s.lease_until]:
-            self._log(f"lease of sandbox {sandbox.sandbox_id} ended")
+            told = f"lease of sandbox {sandbox.sandbox_id} ended"
+            self._log(told, "lease_ended", sandbox_id=sandbox.sandbox_id, user_id=sandbox.user_id)
             self.detach(sandbox.sandbox_id)
 
-    def set_limits(self, limits: Limits) -> None:
-        self._limits = limits
+    def configure(self, config: Config) -> None:
+        """Put new limits and rules in force; calls under way keep theirs."""
+        self._config = config
         for sandbox in self.sandboxes.values():
-            sandbox.budget.limits = limits
+            sandbox.budget.limits = config.limits_of(sandbox.user_id)
+            sandbox.rules = user_rules(config, sandbox.user_id)
 
     def close_listeners(self) -> None:
         for sandbox in self.sandboxes.values():
@@ -242,7 +328,8 @@ class Registry:
 
     def _listener_lost(self, sandbox: Sandbox, why: str) -> None:
         sandbox.listener = None
-        self._log(f"listener of sandbox {sandbox.sandbox_id} can accept no more ({why}); dropped")
+        told = f"listener of sandbox {sandbox.sandbox_id} can accept no more ({why}); dropped"
+        self._log(told, "listener_lost", "warning", sandbox_id=sandbox.sandbox_id, user_id=sandbox.user_id)
 
 
 def checked_listener(descriptor: int) -> socket.socket:

@@ -27,11 +27,11 @@ class _Chunk(msgspec.Struct):
 _chunk = msgspec.json.Decoder(_Chunk)
 
 
-def asking(body: bytes, spans: dict[str, tuple[int, int]]) -> bytes | None:
+def asking(body: bytes, members: dict[str, msgspec.Raw]) -> bytes | None:
     """The body of a chat call, changed in one place so that the stream tells its usage.
 
     Args:
-        spans: of ``strict_spans(body)``.
+        members: of ``strict_members(body)``.
 
     Returns:
         None when nothing is to be changed: no stream, or the caller asked.
@@ -39,14 +39,12 @@ def asking(body: bytes, spans: dict[str, tuple[int, int]]) -> bytes | None:
     Raises:
         Undecodable: ``stream_options`` has a key twice.
     """
-    stream = spans.get("stream")
-    if stream is None or body[slice(*stream)] != b"true":
+    if "stream" not in members or bytes(members["stream"]) != b"true":
         return None
-    options = spans.get("stream_options")
-    if options is None:
+    if "stream_options" not in members:
         at = body.index(b"{") + 1
         return body[:at] + b'"stream_options":{' + _ASK + b"}," + body[at:]
-    start, end = options
+    start, end = strict_spans(body)["stream_options"]
     value = body[start:end]
     if value == b"null":
         return body[:start] + b"{" + _ASK + b"}" + body[end:]

@@ -6,44 +6,55 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from choir.config import Provider, Timeouts
 from choir.gateway.refusals import Refusal, upstream_failed
+from choir.gateway.response_head import ResponseHead
+from choir.gateway.retries import may_retry
+from choir.gateway.standing import Standing
 from choir.gateway.tls import client_context
 from choir.gateway.upstream_connection import UpstreamConnection, Waiter
 
 KEEP_IDLE = 55.0  # seconds; a little less than the 60 that most load balancers keep
 MAX_IDLE = 64  # connections
 START_SECONDS = 60.0  # a service that is started on use may take this long
+_AGAIN_SECONDS = 0.1  # before the second attempt; before the third twice as long
 _RETRY_SECONDS = 0.025
 _WANTED_SECONDS = 5.0
 
 
 class Upstream:
-    """One provider's address, key and idle connections."""
+    """One provider's address, keys and idle connections."""
 
     def __init__(
         self,
         provider: Provider,
-        key: str,
+        keys: Mapping[str, str],
         run: str,
         timeouts: Timeouts,
         wanted: Callable[[str], None] = lambda service: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         """
         Args:
-            key: the provider key, "" when it needs none.
+            keys: the provider's keys by reference; {} when it needs none.
             run: Choir's run folder, for ``{run}`` in a unix address.
             wanted: told the name of a service that has to be started.
+            log: told when keys or the provider fail and when they are of use again.
         """
         self.provider = provider
-        self.secret = key.encode()
+        self.references = tuple(keys)
+        self.secrets = tuple(key.encode() for key in keys.values())
+        self.standing = Standing(provider.name, self.references, provider.circuit_failures, log)
         self.timeouts = timeouts
         self._wanted = wanted
         self._wanted_at = float("-inf")
         self._idle: list[UpstreamConnection] = []
+        self.known_head: tuple[bytes, int, ResponseHead | None] = (b"", 0, None)
+        """The head of a common answer: as it came last, its body's length, as it was read."""
         self._closed = False
         self._tls: ssl.SSLContext | None = None
         self._path: str | None = None
@@ -59,21 +70,27 @@ class Upstream:
             if parts.scheme == "https":
                 self._tls = client_context()
         self._prefix = prefix.encode()
-        self._fixed = b" HTTP/1.1\r\nHost: " + host.encode() + b"\r\n"
-        if key:
-            self._fixed += provider.carrier.replace("{key}", key).encode() + b"\r\n"
+        fixed = b" HTTP/1.1\r\nHost: " + host.encode() + b"\r\n"
+        carriers = [provider.carrier.replace("{key}", key).encode() + b"\r\n" for key in keys.values()]
+        self._fixed = [fixed + carrier for carrier in carriers or [b""]]
+        """By key."""
 
     def __repr__(self) -> str:
         return f"<Upstream {self.provider.name}>"
 
-    def head(self, method: bytes, target: bytes, kept: bytes, framing: bytes) -> bytes:
-        """A request head for this provider, with its key.
+    def same_as(self, other: Upstream) -> bool:
+        """Whether calls go out alike, so that connections and what is known of keys may be kept."""
+        mine, its = (self.provider, self.timeouts, self.references), (other.provider, other.timeouts, other.references)
+        return mine == its and self.secrets == other.secrets
+
+    def head(self, method: bytes, target: bytes, kept: bytes, framing: bytes, key: int = 0) -> bytes:
+        """A request head for this provider, with one of its keys.
 
         Args:
             kept: header lines of the caller, each with its CRLF.
             framing: further lines, each with its CRLF.
         """
-        return b"%b %b%b%b%b%b\r\n" % (method, self._prefix, target, self._fixed, kept, framing)
+        return b"%b %b%b%b%b%b\r\n" % (method, self._prefix, target, self._fixed[key], kept, framing)
 
     def idle(self) -> UpstreamConnection | None:
         """A kept connection, or None. Set its ``call`` at once."""
@@ -99,7 +116,9 @@ class Upstream:
             return UpstreamConnection(self)
 
         started = loop.time()
+        attempt = 0
         while True:
+            attempt += 1
             try:
                 async with asyncio.timeout(self.timeouts.connect):
                     if self._path is not None:
@@ -111,9 +130,14 @@ class Upstream:
                             factory, self._host, self._port, ssl=self._tls, server_hostname=self._host
                         )
                 return connection
-            except (FileNotFoundError, ConnectionRefusedError) as error:
+            except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError) as error:
                 if not self.provider.start_on_use:
-                    raise
+                    reset = isinstance(error, ConnectionResetError)
+                    if not may_retry("", attempt, "connecting", "reset" if reset else "unreachable", True):
+                        raise
+                    self.standing.retries += 1
+                    await asyncio.sleep(_AGAIN_SECONDS * attempt)
+                    continue
                 now = loop.time()
                 if now - started >= START_SECONDS:
                     raise _NotStarted from error
@@ -147,7 +171,7 @@ class Upstream:
         if self._closed or len(self._idle) >= MAX_IDLE:
             connection.close()
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = time.perf_counter()
         self._idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:
@@ -155,7 +179,11 @@ class Upstream:
             self._idle.remove(connection)
 
     def sweep(self, now: float) -> None:
-        """Close what was idle too long."""
+        """Close what was idle too long.
+
+        Args:
+            now: of ``time.perf_counter``.
+        """
         while self._idle and now - self._idle[0].idle_since > KEEP_IDLE:
             self._idle.pop(0).close()
 

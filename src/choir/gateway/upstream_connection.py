@@ -1,4 +1,8 @@
-"""One connection to a provider: the answer's parser, and what a call is to it."""
+"""One connection to a provider: the answer's parser, and what a call is to it.
+
+llhttp judges every byte, with one shortcut: an answer whose head is byte for byte one that it judged before, of the
+same provider, at the same place, and whose body came whole and alone with it, can only be judged alike.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,16 @@ import httptools
 
 from choir.gateway.framing import MAX_HEAD
 from choir.gateway.refusals import Refusal
+from choir.gateway.response_head import ResponseHead
 
 if TYPE_CHECKING:
     from choir.gateway.upstream import Upstream
+
+
+_COMMON = (200, 201)
+"""Statuses whose heads are remembered."""
+_MAX_INTERIM = 64
+"""Heads with a status of 1xx before an answer."""
 
 
 class Waiter(Protocol):
@@ -22,7 +33,7 @@ class Waiter(Protocol):
 
     def connected(self, connection: UpstreamConnection) -> None: ...
     def not_connected(self, refusal: Refusal) -> None: ...
-    def response_head(self, status: int, block: bytes) -> None: ...
+    def response_head(self, head: ResponseHead) -> None: ...
     def response_body(self, piece: bytes) -> None: ...
     def response_complete(self) -> None: ...
     def response_flush(self) -> None: ...
@@ -35,18 +46,18 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to a provider, for one call at a time."""
 
     __slots__ = (
-        "_buffer",
-        "_complete",
-        "_in_head",
-        "_informational",
-        "_keep_alive",
-        "_parser",
-        "_paused",
-        "call",
-        "idle_since",
-        "reused",
-        "transport",
-        "upstream",
+        *(
+            "_buffer",
+            "_complete",
+            "_in_head",
+            "_informational",
+            "_interim",
+            "_keep_alive",
+            "_parser",
+            "_paused",
+            "call",
+        ),
+        *("idle_since", "reused", "transport", "upstream"),
     )
 
     transport: asyncio.Transport
@@ -63,6 +74,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = False
         self._complete = False
         self._informational = False
+        self._interim = 0
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,7 +86,17 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
             return
         if self._in_head:
-            self._buffer = self._buffer + data if self._buffer else data
+            if self._buffer:
+                self._buffer += data
+            else:
+                known, length, head = self.upstream.known_head
+                if head is not None and len(data) == len(known) + length and data.startswith(known):
+                    call.response_head(head)
+                    if length:
+                        call.response_body(data[len(known) :])
+                    self._end(call, True)
+                    return
+                self._buffer = data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -89,19 +111,25 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete:
             self._complete = False
             self._in_head, self._buffer = True, b""
+            self._end(call, self._keep_alive)
+        elif self._in_head and len(self._buffer) > MAX_HEAD:
+            self.close()
+            call.upstream_lost("malformed")
+        else:
+            call.response_flush()
+
+    def _end(self, call: Waiter, keep_alive: bool) -> None:
+        """The answer is whole."""
+        if self.call is call:  # it may have had enough before
             self.call = None
-            if self._keep_alive and call.request_done:
+            if keep_alive and call.request_done:
                 self.pause(False)
                 self.upstream.release(self)
             else:
                 self.close()
-            call.response_complete()
-        else:
-            if self._in_head and len(self._buffer) > MAX_HEAD:
-                self.close()
-                call.upstream_lost("malformed")
-                return
-            call.response_flush()
+        call.response_complete()
+
+    # ------------------------------------------------------------------ from llhttp
 
     def on_message_begin(self) -> None:
         if self._complete:  # a second answer to one question
@@ -111,17 +139,25 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        head, _, rest = self._buffer.partition(b"\r\n\r\n")
-        block = head.partition(b"\r\n")[2]
+        if not 100 <= status < 600:
+            raise ValueError("a status of no known class")
+        whole, _, rest = self._buffer.partition(b"\r\n\r\n")
         self._informational = 100 <= status < 200 and status != 101
         if self._informational:
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise ValueError("too many interim answers")
             self._buffer = rest
             return
+        self._interim = 0
         self._in_head, self._buffer = False, b""
         self._keep_alive = self._parser.should_keep_alive()
+        head = ResponseHead(status, whole.partition(b"\r\n")[2], self.upstream.secrets)
+        if self._keep_alive and head.length is not None and not head.chunked and status in _COMMON and not head.bad:
+            self.upstream.known_head = whole + b"\r\n\r\n", head.length, head
         call = self.call
         if call is not None:
-            call.response_head(status, block)
+            call.response_head(head)
 
     def on_body(self, piece: bytes) -> None:
         call = self.call
@@ -133,6 +169,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._informational = False
         else:
             self._complete = True
+
+    # ------------------------------------------------------------------ from the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.upstream.forget(self)

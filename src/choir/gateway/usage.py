@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -30,9 +30,11 @@ _encode = msgspec.json.Encoder().encode
 class RequestIds:
     """ULIDs (https://github.com/ulid/spec), as ``choir.ids`` makes them, but monotonic and so cheaper."""
 
+    __slots__ = ("_count", "_millisecond", "_prefix", "_random")
+
     def __init__(self) -> None:
-        self._count = int.from_bytes(os.urandom(4))
-        self._random = ""
+        self._count = int.from_bytes(os.urandom(4)) & 0xFFFFF
+        self._random = _seed()
         self._millisecond = -1
         self._prefix = ""
 
@@ -42,29 +44,44 @@ class RequestIds:
             now: seconds since the epoch.
         """
         millisecond = int(now * 1000)
-        if millisecond != self._millisecond:
-            self._millisecond = millisecond
-            self._prefix = "".join([_PAIRS[millisecond >> shift & 1023] for shift in (40, 30, 20, 10, 0)])
         self._count = count = self._count + 1 & 0xFFFFF
-        if not self._random or count == 0:
-            seed = int.from_bytes(os.urandom(8))
-            self._random = "".join([_PAIRS[seed >> shift & 1023] for shift in (0, 10, 20, 30, 40, 50)])
-        return f"{self._prefix}{self._random}{_PAIRS[count >> 10]}{_PAIRS[count & 1023]}"
+        if millisecond != self._millisecond or count == 0:
+            if count == 0:
+                self._random = _seed()
+            self._millisecond = millisecond
+            times = [_PAIRS[millisecond >> shift & 1023] for shift in (40, 30, 20, 10, 0)]
+            self._prefix = "".join(times) + self._random
+        return self._prefix + _PAIRS[count >> 10] + _PAIRS[count & 1023]
+
+
+def _seed() -> str:
+    seed = int.from_bytes(os.urandom(8))
+    return "".join([_PAIRS[seed >> shift & 1023] for shift in (0, 10, 20, 30, 40, 50)])
 
 
 class Timestamps:
     """RFC 3339 in UTC with milliseconds."""
 
+    __slots__ = ("_millisecond", "_second", "_second_text", "_text")
+
     def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
+        self._second = self._millisecond = -1
+        self._second_text = self._text = ""
 
     def format(self, now: float) -> str:
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{int(now * 1000) % 1000:03d}Z"
+        """
+        Args:
+            now: seconds since the epoch.
+        """
+        millisecond = int(now * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            second = millisecond // 1000
+            if second != self._second:
+                self._second = second
+                self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._text = f"{self._second_text}.{millisecond % 1000:03d}Z"
+        return self._text
 
 
 class Recorder:
@@ -128,23 +145,23 @@ class Recorder:
     def journal_failing(self) -> bool:
         return self._journal_failing
 
-    def record(self, record: UsageRecord) -> None:
-        """Make a record durable and hand it on. Call it before the last byte of the answer is written."""
-        line = _encode(record) + b"\n"
-        kept = self._journal.append(line)
+    def record(self, records: Sequence[UsageRecord]) -> None:
+        """Make records durable, in one write, and hand them on. Call it before their answers end."""
+        lines = [_encode(record) + b"\n" for record in records]
+        kept = self._journal.append(b"".join(lines))
         if kept is self._journal_failing:
             self._journal_state(kept)
         if kept and len(self._waiting) >= MAX_WAITING:
             self._missed = True  # read from the journal once the ledger is back
         else:
-            if not self._waiting:
-                self._wake.set()
-            self._waiting.append((record, line))
-            self._taken += 1
+            self._waiting.extend(zip(records, lines, strict=True))
+            self._taken += len(records)
+            self._wake.set()
         if self._journal.size > ROTATE_AT:
             self._rotate()
         if self.subscriber is not None:
-            self.subscriber(record)
+            for record in records:
+                self.subscriber(record)
 
     def _journal_state(self, writable: bool) -> None:
         self._journal_failing = not writable

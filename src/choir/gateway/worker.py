@@ -8,20 +8,24 @@ import gc
 import signal
 import socket
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
+from choir import logs
 from choir.config import Config
-from choir.contract import ProviderStatus, UsageRecord
+from choir.contract import ProviderStatus, UsageRecord, wants_tls
 from choir.errors import ChoirError, StartError
+from choir.gateway import authority
 from choir.gateway.admission import Denied, Settings
-from choir.gateway.control import Control
+from choir.gateway.changes import Change, changes, sentence
+from choir.gateway.control import Control, Reloaded
 from choir.gateway.dialects import Counts
+from choir.gateway.endings import Endings
 from choir.gateway.journal import Journal
 from choir.gateway.metrics import Metrics
 from choir.gateway.metrics_server import MetricsServer
@@ -37,17 +41,17 @@ from choir.gateway.usage import Recorder, RequestIds, Timestamps
 from choir.paths import State
 from choir.storage.ledger import Ledger
 
-DRAIN_SECONDS = 3.0
 """Open calls may go on for so long when the gateway is told to stop; a service is killed after 5."""
+
+_LOGGED_CHANGES = 20
 
 LoadSettings = Callable[[Callable[[str], None]], tuple[Settings, list[ProviderStatus]]]
 """Reads configuration and keys. Its argument is told the name of a service to start. Raises ConfigError."""
 
 
-def log(line: str) -> None:
-    """To the operator. Never a token, a key or anything of a call's content."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"gateway: {line}", file=sys.stderr, flush=True)
+def log(line: str, event: str = "note", level: str = "info", **fields: str) -> None:
+    """To the operator, as ``choir.logs`` says. Never a token, a key or anything of a call's content."""
+    logs.write("gateway", level, event, {"message": line, **fields})
 
 
 class Gateway:
@@ -60,11 +64,10 @@ class Gateway:
         self.settings = settings
         self.calls: set[Call] = set()
         self.request_ids = RequestIds()
-        self.registry = Registry(
-            token_key, settings.config.limits, lambda sandbox: Connection(self, sandbox), log, self._left
-        )
+        self.registry = Registry(token_key, settings.config, lambda sandbox: Connection(self, sandbox), log, self._left)
         self._timestamps = Timestamps()
         self._recorder = recorder
+        self.endings = Endings(loop, recorder)
         self._metrics = Metrics()
         self._draining = False
         self._told_refusing = False
@@ -76,7 +79,7 @@ class Gateway:
         if self._draining:
             return refused(503, "gateway_stopping", "the gateway is being stopped.", 1)
         if not self._recorder.accepting:
-            return refused(503, "ledger_unavailable", "usage records can be stored neither on disk nor in memory.", 5)
+            return refused(503, "ledger_full", "no place is left for usage records, neither on disk nor in memory.", 5)
         return None
 
     def new_request_id(self) -> str:
@@ -104,9 +107,11 @@ class Gateway:
         now = time.perf_counter()
         waited = None if first_byte is None else first_byte - started
         self._metrics.call(provider, status, outcome, now - started, waited, bytes_in, bytes_out, counts, cost)
-        if outcome.startswith("refused:") and not sandbox.floods.count(outcome, status, bytes_out, wall, now):
-            return
-        self._recorder.record(
+        if outcome.startswith("refused:") and counts is None:
+            scarce = not self._recorder.accepting
+            if not sandbox.floods.count(outcome, status, bytes_out, wall, now, scarce):
+                return
+        self.endings.record(
             UsageRecord(
                 ts=self._timestamps.format(wall),
                 request_id=request_id,
@@ -137,7 +142,8 @@ class Gateway:
 
     def metrics(self) -> bytes:
         """See ``choir.gateway.metrics``."""
-        sandboxes, recorder = self.registry.sandboxes.values(), self._recorder
+        sandboxes, recorder, now = self.registry.sandboxes.values(), self._recorder, time.perf_counter()
+        standings = {name: upstream.standing for name, upstream in self.settings.upstreams.items()}
         return self._metrics.render(
             {
                 "choir_open_calls": len(self.calls),
@@ -146,12 +152,18 @@ class Gateway:
                 "choir_records_waiting": recorder.waiting,
                 "choir_ledger_failing": int(recorder.ledger_failing),
                 "choir_journal_failing": int(recorder.journal_failing),
-            }
+            },
+            {
+                "choir_circuit_open": {name: int(not each.breaker.closed) for name, each in standings.items()},
+                "choir_circuit_opened_total": {name: each.breaker.opened for name, each in standings.items()},
+                "choir_keys_resting": {name: each.keyring.resting(now) for name, each in standings.items()},
+                "choir_retries_total": {name: each.retries for name, each in standings.items()},
+            },
         )
 
     def _record_floods(self, sandbox: Sandbox, now: float, at_once: bool = False) -> None:
         for summary in sandbox.floods.due(now, at_once):
-            self._recorder.record(
+            self.endings.record(
                 UsageRecord(
                     ts=self._timestamps.format(summary.since),
                     request_id=self.new_request_id(),
@@ -171,22 +183,53 @@ class Gateway:
     def _left(self, sandbox: Sandbox) -> None:
         self._record_floods(sandbox, time.perf_counter(), at_once=True)
 
-    def replace(self, settings: Settings) -> None:
-        """Put new settings in force. Open calls keep theirs."""
-        old, self.settings = self.settings, settings
-        self.registry.set_limits(settings.config.limits)
-        for upstream in old.upstreams.values():
-            upstream.close()
+    def replace(self, settings: Settings) -> list[Change]:
+        """Put new settings in force; what they change. Open calls keep theirs."""
+        old = self.settings
+        for name, upstream in old.upstreams.items():
+            new = settings.upstreams.get(name)
+            if new is not None and upstream.same_as(new):
+                settings.upstreams[name] = upstream
+            else:
+                upstream.close()
+        self.settings = settings
+        self.registry.configure(settings.config)
+        return changes(old.config, settings.config, _rekeyed(old.upstreams, settings.upstreams))
 
-    async def drain(self) -> None:
+    def facts(self) -> dict[str, Any]:
+        """What a control client is told beside the sandboxes."""
+        recorder, path, now = self._recorder, self.settings.config.path, time.perf_counter()
+        upstreams = self.settings.upstreams
+        return {
+            "config": str(path) if path else None,
+            "circuits": {
+                name: each.standing.breaker.state(now)
+                for name, each in upstreams.items()
+                if not each.standing.breaker.closed
+            },
+            "keys": {
+                name: msgspec.to_builtins(each.standing.keyring.states(now))
+                for name, each in upstreams.items()
+                if len(each.references) > 1
+            },
+            "ledger": {
+                "waiting": recorder.waiting,
+                "failing": recorder.ledger_failing,
+                "journal_failing": recorder.journal_failing,
+                "full": not recorder.accepting,
+            },
+        }
+
+    async def drain(self, seconds: float) -> None:
         """Take no new calls, let the open ones end for a while, then end them."""
         self._draining = True
         self.registry.close_listeners()
-        deadline = self.loop.time() + DRAIN_SECONDS
+        deadline = self.loop.time() + seconds
         while self.calls and self.loop.time() < deadline:  # noqa: ASYNC110 - bounded, once in a life
             await asyncio.sleep(0.02)
         for call in list(self.calls):
             call.cut("gateway_stopping", "the gateway is being stopped.")
+        self.endings.flush()
         if any(sandbox.connections for sandbox in self.registry.sandboxes.values()):
             await asyncio.sleep(0.05)  # what was written may leave
         self._ticker.cancel()
@@ -196,6 +239,7 @@ class Gateway:
                 connection.close()
         for upstream in self.settings.upstreams.values():
             upstream.close()
+        self.endings.flush()
 
     def _tick_seconds(self) -> float:
         timeouts = self.settings.config.timeouts
@@ -210,18 +254,22 @@ class Gateway:
             self._record_floods(sandbox, now)
             for connection in list(sandbox.connections):
                 connection.tick(now)
-        loop_now = self.loop.time()
         for upstream in self.settings.upstreams.values():
-            upstream.sweep(loop_now)
+            upstream.sweep(now)
         self._ticker = self.loop.call_later(self._tick_seconds(), self._tick)
 
 
 def build_upstreams(
-    config: Config, keys: Mapping[str, str], run: Path, wanted: Callable[[str], None]
+    config: Config, keys: Mapping[str, Mapping[str, str]], run: Path, wanted: Callable[[str], None]
 ) -> dict[str, Upstream]:
-    """One ``Upstream`` for each provider that has its key (or needs none)."""
+    """One ``Upstream`` for each provider that has a key (or needs none).
+
+    Args:
+        keys: by provider and reference.
+    """
     return {
-        name: Upstream(config.providers[name], key, str(run), config.timeouts, wanted) for name, key in keys.items()
+        name: Upstream(config.providers[name], found, str(run), config.timeouts, wanted, log)
+        for name, found in keys.items()
     }
 
 
@@ -240,7 +288,8 @@ def load_spendings(gateway: Gateway, ledger: Ledger, complete: bool) -> None:
         spent = ledger.spent(today)
     except (sqlite3.Error, OSError):
         spent, complete = [], False
-    if not complete and has_money_limit(gateway.settings.config.limits):
+    config = gateway.settings.config
+    if not complete and any(has_money_limit(config.limits_of(user)) for user in ("", *config.users)):
         raise StartError(
             "spending_unknown",
             f"Money is limited, and what was spent cannot be read from the ledger {ledger.path}.",
@@ -257,14 +306,18 @@ def run(
     control_listener: socket.socket,
     state: State,
     ready: Callable[[list[ProviderStatus]], None],
+    drain_seconds: float,
 ) -> None:
-    """Serve until SIGTERM.
+    """Serve until SIGTERM, then let open calls end.
+
+    Args:
+        drain_seconds: after which they are ended.
 
     Raises:
         ConfigError: from the first ``load``.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(load, token_key, control_listener, state, ready))
+        runner.run(_serve(load, token_key, control_listener, state, ready, drain_seconds))
 
 
 async def _serve(
@@ -273,6 +326,7 @@ async def _serve(
     control_listener: socket.socket,
     state: State,
     ready: Callable[[list[ProviderStatus]], None],
+    drain_seconds: float,
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_unexpected)
@@ -286,12 +340,12 @@ async def _serve(
     gateway = Gateway(loop, settings, recorder, token_key)
     load_spendings(gateway, ledger, recorder.caught_up)
 
-    def reload() -> list[ProviderStatus]:
+    def reload() -> Reloaded:
         new, providers = load(lambda service: wanted[0].want(service))
-        gateway.replace(new)
-        return providers
+        found = gateway.replace(new)
+        return providers, found
 
-    control = Control(control_listener, gateway.registry, reload, providers)
+    control = Control(control_listener, gateway.registry, reload, providers, gateway.facts)
     wanted.append(control)
     recorder.subscriber = control.usage
     stop = asyncio.Event()
@@ -307,19 +361,34 @@ async def _serve(
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     ready(providers)
+    if wants_tls(settings.config.providers[name] for name in settings.upstreams):
+        loop.run_in_executor(None, authority.preload)
     await stop.wait()
-    await gateway.drain()
+    await gateway.drain(drain_seconds)
     control.close()
     metrics.close()
     await loop.run_in_executor(None, recorder.stop)
 
 
+def _rekeyed(old: Mapping[str, Upstream], new: Mapping[str, Upstream]) -> dict[str, set[str]]:
+    """References behind which another key is found now, by provider."""
+    found = {}
+    for name, upstream in new.items():
+        if name in old:
+            before = dict(zip(old[name].references, old[name].secrets, strict=True))
+            after = zip(upstream.references, upstream.secrets, strict=True)
+            found[name] = {reference for reference, key in after if before.get(reference, key) != key}
+    return found
+
+
 def _reload_logged(control: Control) -> None:
     try:
-        control.reload()
-        log("configuration read again")
+        found = control.reload()
+        log(f"configuration read again, {len(found)} changes")
+        for change in found[:_LOGGED_CHANGES]:
+            log(f"configuration: {sentence(change)}")
     except ChoirError as error:
-        log(f"configuration not changed: {error.message}")
+        log(f"configuration not changed: {error.message}", "reload_refused", "warning", reason=error.reason)
 
 
 def _unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -331,4 +400,4 @@ def _unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
         while last.tb_next is not None:
             last = last.tb_next
         where = f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}"
-    log(f"unexpected {type(error).__name__ if error is not None else 'event'}{where}")
+    log(f"unexpected {type(error).__name__ if error is not None else 'event'}{where}", "unexpected", "error")
