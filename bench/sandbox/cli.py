@@ -1,6 +1,7 @@
 """``choir run -- true`` beside ``bwrap … true``: ``python bench/sandbox/cli.py [ROUNDS]``.
 
-Rounds in turn, so that a busy machine hits all alike; medians in milliseconds and ratios to ``bwrap … python -c pass``
+Rounds in turn, so that a busy machine hits all alike; medians and least in milliseconds, and ratios to
+``bwrap … python -c pass``
 of the same run. With ``choir up`` running and without.
 """
 
@@ -35,7 +36,7 @@ def main(rounds: int) -> None:
         )
         assert up.stdout is not None
         while "isolation" not in up.stdout.readline():
-            assert up.poll() is None, "choir up did not start"
+            assert up.poll() is None, up.stdout.read()
         cases = {
             "bwrap … true": lambda: bare("true"),
             "bwrap … python -c pass": lambda: bare(sys.executable, "-c", "pass"),
@@ -53,9 +54,10 @@ def main(rounds: int) -> None:
             up.terminate()
             up.wait()
             up.stdout.close()
-    reference = statistics.median(times["bwrap … python -c pass"])
+    reference, best = statistics.median(times["bwrap … python -c pass"]), min(times["bwrap … python -c pass"])
     for name, values in times.items():
-        print(f"{name:38} {statistics.median(values):7.1f} ms   {statistics.median(values) / reference:5.2f} ×")
+        middle, least = statistics.median(values), min(values)
+        print(f"{name:38} {middle:7.1f} ms {middle / reference:6.2f} ×   least {least:7.1f} ms {least / best:6.2f} ×")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 
 from choir.errors import KeylessError
 from choir.keyless import has_credential_shape, is_credential_name, pattern
+from choir.token_shape import looks_like_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ def credential_in_text(text: str, *, assignments: bool = True) -> bool:
         return True
     if not assignments:
         return False
-    from choir.tokens import looks_like_token
-
     camel = pattern(r"(?<=[a-z0-9])(?=[A-Z])")
     pairs = pattern(_ASSIGNMENT).findall(text.replace("{", "{\n").replace(",", ",\n"))
     pairs += [("password", value) for value in pattern(r"\bpassword\s+(\S+)").findall(text)]  # netrc(5)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 
 from choir.errors import KeylessError
+from choir.token_shape import looks_like_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,8 +113,6 @@ def _is_credential(name: str, value: str) -> bool:
         return False
     if value.isdigit() and name.upper().rsplit("_", 1)[-1] not in _SEGMENTS:  # FOO_TOKEN_LIMIT=4096
         return False
-    from choir.tokens import looks_like_token
-
     return not looks_like_token(value)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from choir.errors import StartError
+from choir.places import default_root
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,20 @@ class State:
         return State(self.root, f"run/{os.getpid()}")
 
     @property
+    def gateway(self) -> State:
+        """Where the gateway keeps what is its own: below ``gateway`` when it runs as a service under another account
+        (``choir install systemd``), else here."""
+        own = self.root / "gateway"
+        return State(own, self.run_name) if own.is_dir() else self
+
+    @property
     def gateway_socket(self) -> Path:
-        return self.run / "gateway.sock"
+        return self.gateway.run / "gateway.sock"
 
     @property
     def metrics_socket(self) -> Path:
         """The gateway's, in Prometheus' format."""
-        return self.run / "metrics.sock"
+        return self.gateway.run / "metrics.sock"
 
     @property
     def hypervisor_socket(self) -> Path:
@@ -55,11 +63,16 @@ class State:
     @property
     def journal(self) -> Path:
         """Records of this run folder's gateway that are not in the ledger yet."""
-        return self.run / "usage.journal"
+        return self.gateway.run / "usage.journal"
 
     @property
     def ledger(self) -> Path:
-        return self.root / "usage.db"
+        return self.gateway.root / "usage.db"
+
+    @property
+    def limits(self) -> Path:
+        """What admins set for people (``choir.user_limits``), where the gateway reads it."""
+        return self.gateway.root / "limits.json"
 
     @property
     def registry(self) -> Path:
@@ -100,9 +113,5 @@ class State:
 
 
 def default_state() -> State:
-    """``$CHOIR_STATE``, else ``$XDG_STATE_HOME/choir``, else ``~/.local/state/choir``."""
-    explicit = os.environ.get("CHOIR_STATE")
-    if explicit:
-        return State(Path(explicit).absolute())
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return State(Path(base) / "choir")
+    """Where ``choir.places`` says."""
+    return State(Path(default_root(os.environ)))

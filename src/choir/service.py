@@ -2,17 +2,15 @@
 
 The child gets one descriptor (``--channel-fd N``, a ``choir.channel.Channel``). It receives one start message, answers
 ``{"ready": true, ...}`` or ``{"reason", "message", "hint"}`` and exits, and lives until the channel closes: a parent
-that was killed leaves no orphan.
+that was killed leaves no orphan. What only a parent needs is imported late: the child may be on the clock.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import select
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -43,6 +41,8 @@ class Child:
         """As ``Popen.wait``: the exit code, or minus the signal."""
         if self._code is None:
             if not select.select([self._pidfd], [], [], timeout)[0]:
+                import subprocess
+
                 raise subprocess.TimeoutExpired(f"pid {self.pid}", timeout or 0.0)
             self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             os.close(self._pidfd)
@@ -78,6 +78,8 @@ class Service:
             log: stdout and stderr are appended there; None shares this process's.
             inherit: further descriptors that the child keeps, under the same numbers.
         """
+        import subprocess
+
         ours, theirs = Channel.pair()
         output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if log else None
         try:
@@ -102,6 +104,8 @@ class Service:
         Raises:
             StartError: the child's own reason, ``SERVICE_exited`` or ``SERVICE_silent``.
         """
+        import asyncio
+
         loop = asyncio.get_running_loop()
         try:
             self.channel.send(message, descriptors)
@@ -123,6 +127,8 @@ class Service:
 
     async def ended(self) -> int:
         """Wait for the child to end; the exit status as Popen gives it."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         pidfd = os.pidfd_open(self.pid)
         ended = asyncio.Event()
@@ -136,6 +142,8 @@ class Service:
 
     def stop(self, grace: float = 5.0) -> int:
         """Close the channel, wait ``grace`` seconds, then kill. Returns the exit status as Popen does."""
+        import subprocess
+
         self.channel.close()
         try:
             return self.process.wait(grace)
@@ -153,13 +161,16 @@ def describe_exit(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def serve(run: Callable[[Channel, Message, list[int]], Any]) -> None:
+def serve(run: Callable[[Channel, Message, list[int]], Any], channel: Channel | None = None) -> None:
     """The child's side: take the start message and run; a ``ChoirError`` becomes the answer and the exit code.
 
     ``run`` itself sends ``{"ready": true}`` and returns when the channel closes.
+
+    Args:
+        channel: to the parent; None: the one that ``--channel-fd`` names.
     """
-    fd = int(sys.argv[sys.argv.index("--channel-fd") + 1])
-    channel = Channel(socket.socket(fileno=fd))
+    if channel is None:
+        channel = Channel(socket.socket(fileno=int(sys.argv[sys.argv.index("--channel-fd") + 1])))
     try:
         message, descriptors = channel.receive()
     except ChannelClosed:

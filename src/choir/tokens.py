@@ -13,8 +13,9 @@ import hmac
 import os
 
 from choir.errors import TokenError
+from choir.token_shape import PREFIX as PREFIX
+from choir.token_shape import looks_like_token as looks_like_token
 
-PREFIX = "choir-gt-"
 KEY_BYTES = 32
 
 
@@ -52,9 +53,3 @@ def verify(key: bytes, token: str, sandbox_id: str) -> None:
         raise TokenError("token_forged", "The gateway token's signature does not match.")
     if parts[0] != PREFIX + sandbox_id:
         raise TokenError("token_of_another_sandbox", "The gateway token belongs to another sandbox.")
-
-
-def looks_like_token(value: str) -> bool:
-    """Whether ``value`` has the shape of a gateway token: the one value allowed under a key's name in a sandbox."""
-    parts = value.split(".")
-    return value.startswith(PREFIX) and len(parts) == 3 and all(parts)

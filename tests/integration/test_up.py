@@ -99,7 +99,7 @@ def test_two_of_them_are_one_too_many(world: World) -> None:
 @pytest.mark.parametrize("which", ["gateway", "hypervisor"])
 def test_a_killed_process_is_noticed_explained_and_mended(world: World, which: str) -> None:
     up = world.up()
-    before = processes(world, f"choir.{which}.main")
+    before = processes(world, {"gateway": "choir.gateway.main", "hypervisor": "choir.app.hypervisor"}[which])
     assert before
     for pid in before:
         os.kill(pid, signal.SIGKILL)

@@ -15,6 +15,7 @@ from choir.errors import EXIT_REFUSED, IsolationError, KeylessError, StartError
 from choir.isolation import plan as planning
 from choir.isolation.bubblewrap import BubblewrapBackend
 from choir.isolation.contract import EndedEarly, Mount, PhaseReached, SandboxLimits
+from choir.isolation.host import inspect
 from choir.tokens import new_key, sign
 
 from .conftest import ROOT, MakeSpec, output_of, processes_with, started, until
@@ -195,6 +196,26 @@ def test_git_hooks_and_configuration_are_protected(
     assert sorted(path.name for path in (project / ".git").iterdir()) == ["config", "hooks"]
     assert list((project / ".git" / "hooks").iterdir()) == []
     assert (project / ".git" / "config").read_text() == "[core]\n"
+
+
+def test_hard_links_lead_to_nothing_that_is_hidden(
+    backend: BubblewrapBackend, make_spec: MakeSpec, project: Path
+) -> None:
+    """A mask, a guard, and what comes from the host are mounts of their own: link(2) does not cross them."""
+    (project / ".env").write_text("OPENAI_API_KEY=secret")
+    program = (
+        "import os\n"
+        "for path in ('.env', '.git/config', '/etc/passwd', '/usr/bin/env'):\n"
+        "    for to in ('link', os.path.expanduser('~/link')):\n"
+        "        try: os.link(path, to); print('linked', path)\n"
+        "        except OSError as error: print(error.strerror)"
+    )
+    guarded = tuple(project / ".git" / name for name in ("config", "hooks"))
+    spec = make_spec(inspect().python, "-c", program, workspace=project, masked=(project / ".env",), protected=guarded)
+    exited, output = asyncio.run(output_of(backend, spec))
+    assert exited.code == 0
+    assert set(output.split("\n")[:-1]) <= {"Invalid cross-device link", "Operation not permitted"}, output
+    assert len(output.split("\n")) == 9
 
 
 def test_missing_hooks_cannot_be_made(backend: BubblewrapBackend, make_spec: MakeSpec, project: Path) -> None:

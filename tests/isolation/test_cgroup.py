@@ -163,3 +163,17 @@ def test_a_killed_keepers_groups_are_swept_away(backend: BubblewrapBackend, make
         raise AssertionError(groups_of(keeper))
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("version", "name"), [(1, "cpu.cfs_quota_us"), (2, "cpu.max")])
+def test_throttled_and_let_go_again(tmp_path: Path, version: int, name: str) -> None:
+    group = Group("choir-1-1", {"cpu": Place(version, str(tmp_path))})
+    folder = tmp_path / "choir-1-1"
+    folder.mkdir()
+    group._folders, group.held = {"cpu": str(folder)}, {"cpu": version}
+    said = []
+    for on in (True, False):
+        (folder / name).write_text("")  # the kernel's files are there, and take each write whole
+        group.throttle(on)
+        said.append((folder / name).read_text())
+    assert said == (["20000", "-1"] if version == 1 else ["20000 100000", "max 100000"])

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from choir import contract
-from choir.errors import StartError
 from choir.isolation.bubblewrap import BubblewrapBackend
 from choir.isolation.contract import PhaseReached, SandboxSpec
 from choir.tokens import new_key, sign
@@ -52,14 +51,10 @@ def test_a_desktop_that_fails_says_why_at_once(backend: BubblewrapBackend, spec:
     broken = SandboxSpec(**{**spec.__dict__, "environment": environment})
 
     async def scenario() -> None:
-        running = await backend.start(broken)
-        try:
-            with pytest.raises(StartError) as caught:
-                await running.wait_ready()
-            assert caught.value.reason == "first_process_failed"
-            assert "DATABASE_URL" in (await running.wait()).log_tail
-        finally:
-            running.close()
+        async with started(backend, broken) as running:  # the page is there; what is behind it is not
+            exited = await running.wait()
+            assert exited.reason == "desktop_exited"
+            assert "DATABASE_URL" in exited.log_tail
 
     asyncio.run(scenario())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -16,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from choir.channel import listen
 from choir.errors import StartError
+from choir.isolation import running as running_module
 from choir.isolation.bubblewrap import BubblewrapBackend
 from choir.isolation.contract import Exited, PhaseReached
 
@@ -141,7 +144,7 @@ def kill_at_a_moment(run: Path, home: Path, victim: str, moment: float) -> None:
     """Kill ``victim`` so many seconds after it, or the keeper, has begun."""
     seconds = marker()
     with starter(run, home, "run", seconds) as process:
-        pid = child_of(process.pid, "choir.isolation.keeper")
+        pid = child_of(child_of(process.pid, "choir.isolation.template"), "choir.isolation.keeper")
         if victim == "launcher":
             pid = child_of(pid, "--args")
         time.sleep(moment)  # the moment itself is what is tested
@@ -244,3 +247,38 @@ def test_nobody_to_adopt_from(run: Path, dead_socket: bool) -> None:
         asyncio.run(BubblewrapBackend(run).adopt(path))
     assert caught.value.reason == "keeper_gone"
     assert not path.exists()
+
+
+def test_a_keeper_that_hangs_is_not_waited_for(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_module, "_SILENCE", 0.5)
+    seconds = marker()
+    with starter(run, tmp_path / "home", "live", seconds) as process:
+        pid = told(process, "listener")["keeper"]
+        told(process, "ready")
+        process.kill()
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(StartError) as caught:
+        asyncio.run(BubblewrapBackend(run).adopt(run / "01kept.keeper"))
+    assert caught.value.reason == "keeper_silent"
+    asyncio.run(until(lambda: not alive(pid) and not processes_with(seconds)))
+
+
+def test_a_keeper_that_hangs_can_be_stopped(run: Path, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_module, "_SILENCE", 0.5)
+    seconds = marker()
+
+    async def scenario() -> Exited:
+        async with started(BubblewrapBackend(run), make_spec("sleep", seconds)) as running:
+            os.kill(running.keeper_pid, signal.SIGSTOP)
+            return await running.stop(0.1)
+
+    assert asyncio.run(scenario()).reason == "keeper_died"
+    asyncio.run(until(lambda: not processes_with(seconds)))
+
+
+def test_whoever_listens_where_a_keeper_should_is_not_killed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_module, "_SILENCE", 0.5)
+    monkeypatch.chdir(run)
+    with contextlib.closing(listen("01kept.keeper")), pytest.raises(StartError) as caught:  # it is this very process
+        asyncio.run(BubblewrapBackend(run).adopt(run / "01kept.keeper"))
+    assert caught.value.reason == "keeper_silent"

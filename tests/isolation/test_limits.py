@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from choir.isolation.bubblewrap import BubblewrapBackend
 from choir.isolation.contract import Exited, SandboxLimits, SandboxSpec
 from choir.isolation.host import inspect
 from choir.isolation.plan import Plan
+from choir.isolation.template import Template
 
 from .conftest import ROOT, MakeSpec, groups_of, output_of, started, until
 
@@ -127,18 +130,21 @@ class Hasty(BubblewrapBackend):
 
 
 @pytest.fixture(params=["groups", "watcher"])
-def hasty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BubblewrapBackend:
+def hasty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BubblewrapBackend]:
     if request.param == "watcher":
-        monkeypatch.setattr("choir.isolation.bubblewrap._BOOT", WITHOUT_GROUPS)
         monkeypatch.setattr(Hasty, "name", "watched")
-    elif not {"memory", "pids"} <= set(cgroup.places()):
+        template = Template(boot=WITHOUT_GROUPS)
+        yield Hasty(template=template)
+        template.close()
+        return
+    if not {"memory", "pids"} <= set(cgroup.places()):
         pytest.skip("no control groups are delegated to this user")
-    return Hasty()
+    yield Hasty()
 
 
 WITHOUT_GROUPS = (
     "import sys; sys.path.append(sys.argv[1]); from choir.isolation import cgroup; cgroup.places = dict;"
-    "from choir.isolation.keeper import main; main(int(sys.argv[2]))"
+    "from choir.isolation.template_main import main; main(int(sys.argv[2]))"
 )
 
 
@@ -206,6 +212,44 @@ def test_who_takes_too_much_ends_with_the_reason_and_nobody_else_does(
     assert says in exited.message
     assert "choir.toml" in exited.hint
     asyncio.run(until(lambda: not groups_of(keeper)))
+
+
+@pytest.mark.long  # on a machine too busy to bomb fast enough it fails
+def test_a_fork_bomb_is_slowed_down_as_long_as_it_goes_on(
+    backend: BubblewrapBackend, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    if not {"pids", "cpu"} <= set(cgroup.places()):
+        pytest.skip("no control groups are delegated to this user")
+    program = "import os, time\n" + BOMB_UNTIL
+
+    async def scenario() -> None:
+        spec = small(make_spec, tmp_path, "bad", program, 512)
+        async with started(backend, spec) as running:
+            (group,) = (folder for folder in groups_of(running.keeper_pid) if quota(folder) is not None)
+            await until(lambda: quota(group) == 20_000)
+            (spec.home / "enough").touch()
+            await until(lambda: quota(group) == -1)
+            assert running.poll() is None
+
+    asyncio.run(scenario())
+
+
+BOMB_UNTIL = """
+while not os.path.exists("/home/choir/enough"):
+    try:
+        os.fork()
+    except OSError:
+        pass
+time.sleep(60)
+"""
+
+
+def quota(folder: Path) -> int | None:
+    """Microseconds of each tenth of a second; -1: all."""
+    for name in ("cpu.cfs_quota_us", "cpu.max"):
+        with contextlib.suppress(OSError):
+            return int((folder / name).read_text().split()[0].replace("max", "-1"))
+    return None
 
 
 def test_a_file_cannot_outgrow_the_disk_at_all(backend: BubblewrapBackend, make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from choir.errors import ChoirError
@@ -59,7 +60,7 @@ def without_options(*options: str) -> Weaken:
         for step in plan.steps:
             if isinstance(step, Flags):
                 kept = tuple(option for option in step.options if option not in options)
-                step = replace(step, options=kept)
+                step = msgspec.structs.replace(step, options=kept)
             steps.append(step)
         return replace(plan, steps=tuple(steps))
 
@@ -77,7 +78,9 @@ def showing(path: str) -> Weaken:
 
 def writable_code(plan: Plan) -> Plan:
     steps = [
-        replace(step, access="read-write") if isinstance(step, Bind) and step.purpose == "Python and Choir" else step
+        msgspec.structs.replace(step, access="read-write")
+        if isinstance(step, Bind) and step.purpose == "Python and Choir"
+        else step
         for step in plan.steps
     ]
     return replace(plan, steps=tuple(steps))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from choir.errors import ChoirError, IsolationError, StartError
-from choir.isolation import bubblewrap, host
+from choir.isolation import begin, host
 from choir.isolation.bubblewrap import BubblewrapBackend
 
 from .conftest import MakeSpec, output_of
@@ -24,7 +24,7 @@ def with_launcher(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) ->
     path.write_text("#!/bin/sh\n" + script)
     path.chmod(0o755)
     changed = dataclasses.replace(host.inspect(), launcher=host.Launcher(str(path), str(path)))
-    monkeypatch.setattr(bubblewrap, "inspect", lambda: changed)
+    monkeypatch.setattr(begin, "inspect", lambda: changed)
     return BubblewrapBackend()
 
 

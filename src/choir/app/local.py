@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from choir.app.notice import notice
 from choir.app.secrets import label, local_service_key
@@ -11,6 +12,9 @@ from choir.errors import ChoirError
 from choir.local_model import weights
 from choir.paths import State
 from choir.service import Service, describe_exit
+
+LOAD_SECONDS = 120.0
+"""One second is usual; a machine at its limits takes long to read 90 MB and warm up."""
 
 
 class LocalModel:
@@ -36,21 +40,34 @@ class LocalModel:
         if self.service is None and (self._starting is None or self._starting.done()):
             self._starting = asyncio.create_task(self._start())
 
-    async def _start(self) -> None:
+    async def start(self, socket: Path, *, shared: bool = False) -> Service:
+        """The model's process, ready to answer at ``socket``.
+
+        Args:
+            shared: with accounts of the same group.
+
+        Raises:
+            StartError: the process's own reason.
+        """
         service = Service.spawn(
             "local model", "choir.local_model.main", label(self.state), log=self.state.logs / "local-model.log"
         )
         try:
             # Found here: the model's own process has no environment to find a cache by.
             found = {"weights": str(path)} if (path := weights.find()) else {}
-            await service.start({"socket": str(self.state.local_socket), "key": local_service_key(self.state), **found})
-        except ChoirError as error:
-            notice(f"{error.message} {error.hint}")
-            return
+            key = local_service_key(self.state)
+            await service.start({"socket": str(socket), "key": key, "shared": shared, **found}, deadline=LOAD_SECONDS)
         except asyncio.CancelledError:
             service.stop(0.0)  # nobody waits for it any more
             raise
-        self.service = service
+        return service
+
+    async def _start(self) -> None:
+        try:
+            self.service = service = await self.start(self.state.local_socket)
+        except ChoirError as error:
+            notice(f"{error.message} {error.hint}")
+            return
         self._watching = asyncio.create_task(self._watch(service))
 
     async def _watch(self, service: Service) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from choir import tokens
+from choir.app.systemd import credential
 from choir.channel import Message
 from choir.config import Config
 from choir.errors import StartError
@@ -18,14 +19,9 @@ LOCAL_SERVICE = "local"
 
 def environment_secrets(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of ``environment`` that some provider's ``env:`` reference names."""
-    names = {provider.key.removeprefix("env:") for provider in config.providers.values() if provider.key[:4] == "env:"}
+    keys = [key for provider in config.providers.values() for key in provider.keys]
+    names = {key.removeprefix("env:") for key in keys if key.startswith("env:")}
     return {name: environment[name] for name in names if environment.get(name)}
-
-
-def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What Choir's own processes need of an environment: where things are, never what opens them."""
-    keep = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TERM", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "CHOIR_STATE")
-    return {name: environment[name] for name in keep if name in environment}
 
 
 def label(state: State) -> tuple[str, str]:
@@ -67,18 +63,36 @@ def stored_key(path: Path) -> bytes:
     return key
 
 
+def shared_key(path: Path) -> bytes:
+    """The key that Choir's services share under the name of ``path``: what systemd gives this unit, else ``path``'s.
+
+    Raises:
+        StartError: as ``stored_key``.
+    """
+    given = credential(os.environ, path.name)
+    if given is None:
+        return stored_key(path)
+    key = given.read_bytes()
+    if len(key) != tokens.KEY_BYTES:
+        raise StartError("key_damaged", f"The credential {path.name} is not a key.", "See: choir install systemd")
+    return key
+
+
 def local_service_key(state: State) -> str:
     """The key between the gateway and the local model: random, this machine's own, worth nothing elsewhere."""
-    return stored_key(state.local_key).hex()
+    return shared_key(state.local_key).hex()
 
 
-def gateway_start_message(config: Config, state: State, secrets: Mapping[str, str], local_model: bool) -> Message:
+def gateway_start_message(
+    config: Config, state: State, secrets: Mapping[str, str], local_model: bool, drain_seconds: float | None = None
+) -> Message:
     """What the gateway is told at start, over its channel; see ``choir.gateway.main``."""
     return {
         "state": str(state.root),
         "run": state.run_name,
         "config": str(config.path) if config.path else None,
-        "token_key": base64.b64encode(stored_key(state.token_key)).decode(),
+        "token_key": base64.b64encode(shared_key(state.token_key)).decode(),
         "secrets": dict(secrets),
         "services": {LOCAL_SERVICE: local_service_key(state)} if local_model else {},
+        **({} if drain_seconds is None else {"drain_seconds": drain_seconds}),
     }

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ from choir import __version__
 from choir import config as configuration
 from choir.app.local import LocalModel
 from choir.app.notice import notice
-from choir.app.secrets import clean_environment, label, stored_key
-from choir.app.up import log_for, start_gateway
+from choir.app.secrets import label, shared_key
+from choir.app.systemd import Notifier
+from choir.app.up import Part, drain, log_for, start_gateway
 from choir.channel import Channel, Message
 from choir.config import Config
 from choir.control_client import GatewayControl
 from choir.errors import ChoirError
 from choir.paths import State
+from choir.places import clean_environment
 from choir.service import Child, Service, describe_exit
 
 FIRST_BACK_OFF = 0.25
@@ -50,15 +52,17 @@ class Supervisor:
         self.local = LocalModel(state)
         self.services: dict[str, Service] = {}
         self.stopping = asyncio.Event()
+        self.part: Part = handover["part"]
+        self.notifier = Notifier(handover["systemd"])
 
     async def start_gateway(self) -> tuple[Service, Message]:
         # The keys of the first start are gone from this process: only those in files can be read again.
-        return await start_gateway(self.config, self.state, {}), {}
+        return await start_gateway(self.config, self.state, {}, drain_seconds=drain(self.part)), {}
 
     async def start_hypervisor(self) -> tuple[Service, Message]:
         hypervisor = Service.spawn(
             "hypervisor",
-            "choir.hypervisor.main",
+            "choir.app.hypervisor",
             label(self.state),
             environment=clean_environment(os.environ),
             log=log_for(self.state, "hypervisor"),
@@ -67,13 +71,36 @@ class Supervisor:
             {
                 "state": str(self.state.root),
                 "config": self.handover["config"],
-                "token_key": base64.b64encode(stored_key(self.state.token_key)).decode(),
+                "token_key": base64.b64encode(shared_key(self.state.token_key)).decode(),
                 "user": getpass.getuser(),
                 "port": self.handover["port"],
                 "environment": self.handover["environment"],
-            }
+            },
+            self.handover["listeners"],
         )
         return hypervisor, answer
+
+    async def start_model(self) -> tuple[Service, Message]:
+        """As a service of its own it runs all the time, at a socket that the gateway's account reaches."""
+        return await self.local.start(self.state.root / "local.sock", shared=True), {}
+
+    async def start_telemetry(self) -> tuple[Service, Message]:
+        telemetry = Service.spawn(
+            "telemetry", "choir.app.telemetry", label(self.state), log=log_for(self.state, "telemetry")
+        )
+        start = {"state": str(self.state.root), "endpoint": self.config.telemetry.otlp_endpoint}
+        return telemetry, await telemetry.start(start)
+
+    async def keep_telemetry(self) -> None:
+        """Spans are an extra: nothing stops because they cannot be sent."""
+        if self.config.telemetry.otlp_endpoint:
+            try:
+                self.services["telemetry"], _ = await self.start_telemetry()
+            except ChoirError as error:
+                notice(f"no spans: {error.message} {error.hint}")
+            else:
+                await self.keep("telemetry", self.start_telemetry)
+        await self.stopping.wait()
 
     async def keep(self, name: str, start: Callable[[], Awaitable[tuple[Service, Message]]]) -> None:
         """Wait for ``services[name]`` to end, say why, start it again."""
@@ -95,33 +122,62 @@ class Supervisor:
                     notice(f"the {name} runs again")
                     break
 
+    def reload(self) -> None:
+        """SIGHUP: the gateway reads its configuration and keys anew."""
+        if "gateway" in self.services:
+            os.kill(self.services["gateway"].pid, signal.SIGHUP)
+
+    async def start(self) -> list[Coroutine[Any, Any, None]]:
+        """Start this part; what then has to run on."""
+        going: list[Coroutine[Any, Any, None]] = []
+        if self.handover["gateway"] is not None:
+            pid, descriptor = self.handover["gateway"]
+            channel = Channel(socket.socket(fileno=descriptor))
+            self.services["gateway"] = Service("gateway", Child(pid), channel)
+            going += [self.keep("gateway", self.start_gateway), self.keep_telemetry()]
+        if self.part in ("all", "hypervisor"):
+            self.services["hypervisor"], answer = await self.start_hypervisor()
+            print(banner(answer, time.time() - self.handover["started"], self.state), flush=True)
+            going.append(self.keep("hypervisor", self.start_hypervisor))
+        if self.part == "all":
+            going.append(self.local.serve(GatewayControl(self.state.gateway_socket)))
+        if self.part == "model":
+            self.services["local model"], _ = await self.start_model()
+            going.append(self.keep("local model", self.start_model))
+        return going
+
+    async def watchdog(self) -> None:
+        """Tell systemd that all is well as long as it is (sd_watchdog_enabled(3))."""
+        while self.notifier.watchdog_seconds:
+            await asyncio.sleep(self.notifier.watchdog_seconds / 3)
+            if "gateway" in self.services:
+                await GatewayControl(self.state.gateway_socket).status()
+            self.notifier.send(WATCHDOG=1)
+        await self.stopping.wait()
+
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stopping.set)
-        channel = Channel(socket.socket(fileno=self.handover["gateway_fd"]))
-        self.services["gateway"] = Service("gateway", Child(self.handover["gateway_pid"]), channel)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         tasks: list[asyncio.Task[None]] = []
         try:
-            self.services["hypervisor"], answer = await self.start_hypervisor()
-            print(banner(answer, time.time() - self.handover["started"], self.state), flush=True)
-            tasks = [
-                asyncio.create_task(self.keep("gateway", self.start_gateway)),
-                asyncio.create_task(self.keep("hypervisor", self.start_hypervisor)),
-                asyncio.create_task(self.local.serve(GatewayControl(self.state.gateway_socket))),
-            ]
+            going = await self.start()
+            tasks = [asyncio.create_task(each) for each in (*going, self.watchdog())]
+            self.notifier.send(READY=1)
             stop = asyncio.create_task(self.stopping.wait())
             done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:
                 task.result()
         finally:
+            self.notifier.send(STOPPING=1)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             # The hypervisor first: it stops its sandboxes, whose last records the gateway still takes.
-            for name in ("hypervisor", "gateway"):
+            for name in ("hypervisor", "gateway", "telemetry", "local model"):
                 if name in self.services:
-                    await asyncio.to_thread(self.services[name].stop, 10.0)
+                    await asyncio.to_thread(self.services[name].stop, 10.0 + (drain(self.part) or 0.0))
             await self.local.stop()
 
 

@@ -1,37 +1,43 @@
 """``choir``: the command line. Plain words, ``--json`` where there is something to read, exit codes for scripts.
 
-argparse, since ``choir run`` is on the clock: typer and cyclopts take 80-140 ms to import on a slow machine, this 10.
+``choir run`` is on the clock: nothing is imported here before it is needed, and a running ``choir up`` is asked before
+argparse is.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from choir import __version__
 from choir.errors import EXIT_USAGE, ChoirError
-from choir.paths import State, default_state
 
-Command = Callable[[argparse.Namespace], int]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
+
+    from choir.paths import State
+
+    Command = Callable[[argparse.Namespace], int]
 
 
 def state_of(arguments: argparse.Namespace) -> State:
+    from choir.paths import State, default_state
+
     return State(arguments.state.absolute()) if arguments.state else default_state()
 
 
 def up(arguments: argparse.Namespace) -> int:
     from choir.app.up import up
 
-    up(arguments.config, state_of(arguments), arguments.port)
+    up(arguments.config, state_of(arguments), arguments.port, arguments.part)
 
 
 def run(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from choir.app.run import RunOptions, run
+    from choir.app.caller import RunOptions
+    from choir.app.run import run
 
     command = tuple(arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command)
     if not command and arguments.agent:
@@ -59,7 +65,9 @@ def verify(arguments: argparse.Namespace) -> int:
 
     from choir.app.verify import verify
 
-    return asyncio.run(verify(arguments.config, state_of(arguments), as_json=arguments.json))
+    return asyncio.run(
+        verify(arguments.config, state_of(arguments), arguments.json, html=arguments.html, watch=arguments.watch)
+    )
 
 
 def sandbox(arguments: argparse.Namespace) -> int:
@@ -77,7 +85,55 @@ def login(arguments: argparse.Namespace) -> int:
 def config(arguments: argparse.Namespace) -> int:
     from choir.cli.config import config
 
-    return config(arguments)
+    return config(state_of(arguments), arguments)
+
+
+def install(arguments: argparse.Namespace) -> int:
+    from choir.cli.install import install
+
+    return install(arguments)
+
+
+def backup(arguments: argparse.Namespace) -> int:
+    from choir.cli.backup import backup
+
+    return backup(state_of(arguments), arguments)
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    from choir.cli.backup import restore
+
+    return restore(state_of(arguments), arguments)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from choir.cli.doctor import doctor
+
+    return doctor(state_of(arguments), arguments)
+
+
+def version(arguments: argparse.Namespace) -> int:
+    from choir.cli.version import version
+
+    return version(arguments)
+
+
+def secrets(arguments: argparse.Namespace) -> int:
+    from choir.cli.secrets import secrets
+
+    return secrets(arguments)
+
+
+def user(arguments: argparse.Namespace) -> int:
+    from choir.cli.user import user
+
+    return user(state_of(arguments), arguments)
+
+
+def memory(arguments: argparse.Namespace) -> int:
+    from choir.cli.memory import memory
+
+    return memory(state_of(arguments), arguments)
 
 
 def model(arguments: argparse.Namespace) -> int:
@@ -88,6 +144,12 @@ def model(arguments: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    import argparse
+    from pathlib import Path
+
+    from choir import __version__
+    from choir.cli import memory_parser
+
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", type=Path, metavar="FILE", help="choir.toml to use (default: ~/.config/choir)")
     common.add_argument("--state", type=Path, metavar="DIR", help="state folder (default: ~/.local/state/choir)")
@@ -105,6 +167,13 @@ def parser() -> argparse.ArgumentParser:
 
     one = add("up", up, "Start everything: gateway, hypervisor, desktops.")
     one.add_argument("--port", type=int, help="port of the desktop (default 7000)")
+    one.add_argument(
+        "part",
+        nargs="?",
+        default="all",
+        choices=["all", "gateway", "hypervisor", "model"],
+        help="only this part, as a service of its own (default: all)",
+    )
 
     one = add("run", run, "Run a command in this folder, isolated, without a key in reach.")
     one.usage = "choir run [options] -- COMMAND ..."
@@ -118,8 +187,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--user", help="only this person's calls")
     one.add_argument("--sandbox", help="only this sandbox's calls")
     one.add_argument("--limit", type=int, default=20, help="how many calls (default 20)")
+    one.add_argument("--by", choices=["user", "model", "day"], help="add up, instead of listing calls")
+    one.add_argument("--days", type=int, default=30, help="--by, --csv: of the last so many days (default 30)")
+    one.add_argument("--csv", action="store_true", help="print CSV: with --by its sums, without all of them")
 
-    add("verify", verify, "Prove that this deployment is keyless: attack it from inside a sandbox.", readable)
+    one = add("verify", verify, "Prove that this deployment is keyless: attack it from inside a sandbox.", readable)
+    one.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page, too")
+    one.add_argument("--watch", type=float, metavar="SECONDS", help="again and again, until a round fails")
 
     one = add("sandbox", sandbox, "List, start, stop, swap sandboxes; read their logs; keep their homes.", readable)
     one.add_argument(
@@ -134,27 +208,103 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--from", dest="source", choices=["live", "dev"], help="restore: a snapshot of this role")
     one.add_argument("--output", "-o", metavar="FILE", help="export: the tar file to write (default: standard output)")
 
-    add("login", login, "Another link to sign in with; it opens once.", readable)
+    one = add("memory", memory, "Search, explain, forget, export, import what a sandbox remembers.")
+    memory_parser.configure(one, common, readable)
 
-    one = add("config", config, "Check the configuration.", readable)
+    one = add("login", login, "Another link to sign in with; it opens once.", readable)
+    one.add_argument("user", nargs="?", help="whose (default: the first admin's)")
+
+    one = add("user", user, "Who may use this deployment: invite, limit, sign out, remove, make an admin.", readable)
+    actions = ["list", "invite", "remove", "promote", "demote", "limit", "sessions", "revoke"]
+    one.add_argument("action", choices=actions)
+    one.add_argument("name", nargs="?", help="the user's; for revoke a session's id")
+    limits = "limit: FIELD=VALUE, e.g. usd_per_day=5 models='openai/* local/*'; FIELD= as configured; none: all of them"
+    one.add_argument("limits", nargs="*", metavar="LIMIT", help=limits)
+    one.add_argument("--admin", action="store_true", help="invite: as an admin")
+
+    one = add("backup", backup, "Keep people, usage and homes in one file; nothing is stopped for it.", readable)
+    one.add_argument("--output", "-o", metavar="FILE", help="default: choir-TIME.tar in this folder")
+
+    one = add("restore", restore, "Put a backup back; what is there now is kept aside.", readable)
+    one.add_argument("file", metavar="FILE")
+
+    one = add(
+        "doctor", doctor, "What is wrong with the disk, the files and the processes, and how to mend it.", readable
+    )
+    one.add_argument("--repair", action="store_true", help="save what can be read of a damaged database")
+
+    one = add("version", version, "Which Choir this is.", readable)
+    one.add_argument("--full", action="store_true", help="with everything that a bug report needs")
+
+    one = add("secrets", secrets, "Which providers have a usable key; never the key.", readable)
     one.add_argument("action", choices=["check"])
+    one.add_argument("--env-file", type=Path, metavar="FILE", help="the file of keys (default: the one in force)")
+
+    one = add("config", config, "Check the configuration, or put it in force where Choir runs.", readable)
+    one.add_argument("action", choices=["check", "apply"])
+
+    one = add("install", install, "Write the services of a server: units, accounts, where keys go.")
+    one.add_argument("kind", choices=["systemd", "keys"])
+    one.add_argument("--dry-run", action="store_true", help="show every file and write none")
+    one.add_argument(
+        "--listen", default="127.0.0.1:7000", metavar="ADDRESS", help="public address (default %(default)s)"
+    )
 
     one = add("model", model, "Fetch the local model's weights, for an installation by pip.")
     one.add_argument("action", choices=["pull"])
     return top
 
 
+def quick_run(words: Sequence[str]) -> int | None:
+    """``choir run`` in plain words; the exit code, or None when it takes more than that.
+
+    Raises:
+        ChoirError: it was refused.
+    """
+    asked: dict[str, Any] = {"agent": None, "model": None, "strict": False, "state": None}
+    rest = list(words[1:])
+    while rest and rest[0].startswith("-") and rest[0] != "--":
+        name = rest.pop(0).removeprefix("--")
+        if name == "strict":
+            asked[name] = True
+        elif name in asked and rest:
+            asked[name] = rest.pop(0)
+        else:
+            return None
+    command = rest[1:] if rest[:1] == ["--"] else rest
+    if not command and asked["agent"]:
+        command = [asked["agent"]]
+    if words[:1] != ["run"] or not command:
+        return None
+    import os
+
+    from choir.cli import client
+    from choir.places import default_root
+
+    state = asked.pop("state")
+    root = os.path.abspath(state) if state else default_root(os.environ)
+    return client.run(root, {"command": command, **asked})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``choir`` with ``argv``; the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    as_json = False
     try:
-        arguments = parser().parse_args(argv)
-    except SystemExit as error:
-        return EXIT_USAGE if error.code else 0
-    try:
+        code = quick_run(words)
+        if code is not None:
+            return code
+        try:
+            arguments = parser().parse_args(words)
+        except SystemExit as error:
+            return EXIT_USAGE if error.code else 0
+        as_json = arguments.json
         act: Command = arguments.act
         return act(arguments)
     except ChoirError as error:
-        if arguments.json:
+        if as_json:
+            import json
+
             print(json.dumps({"error": error.as_dict()}))
         print(f"choir: {error.message}", file=sys.stderr)
         if error.hint:
@@ -164,6 +314,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+
+
+def console() -> NoReturn:
+    """The installed script: ``main``, and no tidying up of an interpreter that is not used again."""
+    import os
+
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads any more
+            code = code or 141
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def size(number: float) -> str:
 
 def login(state: State, arguments: argparse.Namespace) -> int:
     with Hypervisor(state) as hypervisor:
-        answer = hypervisor.ask("login_link")
+        answer = hypervisor.ask("login_link", user=arguments.user)
     print(json.dumps(answer) if arguments.json else answer["url"])
     return 0
 

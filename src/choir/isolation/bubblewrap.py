@@ -8,35 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import importlib.util
-import json
 import os
-import py_compile
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from choir.channel import Channel, ChannelClosed, connect
+from choir.channel import ChannelClosed, connect
 from choir.errors import StartError
-from choir.ids import new_id
-from choir.isolation import plan as planning
+from choir.isolation.begin import begin, make_plan
 from choir.isolation.contract import SandboxSpec
-from choir.isolation.host import Host, inspect
+from choir.isolation.host import inspect
 from choir.isolation.limits import describe
+from choir.isolation.plan import Plan
 from choir.isolation.running import KeptSandbox
+from choir.isolation.template import Template, own_template
 
 PROBE_UID = 1_899_999_999
 """Host uid of probe sandboxes started by root; far above what systems and /etc/subuid hand out."""
-
-_BOOT = "import sys; sys.path.append(sys.argv[1]); from choir.isolation.keeper import main; main(int(sys.argv[2]))"
-_CHANNEL = 3
-_FIRST_PROCESS = (
-    "__init__", "channel", "errors", "isolation/__init__", "isolation/landlock", "keyfiles", "keyless",
-    "sandbox/__init__", "sandbox/init", "tokens",
-)  # fmt: skip
 
 
 class BubblewrapBackend:
@@ -44,16 +31,18 @@ class BubblewrapBackend:
 
     Args:
         run: folder for keepers' control sockets, 0700. Without it no sandbox outlives this process.
+        template: where keepers come from; None: this process's own.
     """
 
     name = "bubblewrap"
 
-    def __init__(self, run: Path | None = None) -> None:
+    def __init__(self, run: Path | None = None, template: Template | None = None) -> None:
         self._run = run
+        self._template = template
 
-    def plan(self, spec: SandboxSpec, terminal: str = "") -> planning.Plan:
+    def plan(self, spec: SandboxSpec, terminal: str = "") -> Plan:
         """What ``start`` would do."""
-        return planning.build(spec, inspect(), root=os.geteuid() == 0, terminal=terminal)
+        return make_plan(spec, terminal)
 
     def explain(self, spec: SandboxSpec) -> list[str]:
         return [f"{inspect().launcher} ({inspect().launcher.path})", *self.plan(spec).describe()]
@@ -86,30 +75,9 @@ class BubblewrapBackend:
         )
 
     async def start(self, spec: SandboxSpec, stdio: tuple[int, int, int] | None = None) -> KeptSandbox:
-        started = time.monotonic()
-        mark = new_id()
-        host = inspect()
-        _precompile(host)
         # Keepers of people's own sandboxes outlive this process; the others end with it.
         keeper_socket = self._run / f"{spec.sandbox_id}.keeper" if self._run and spec.role in ("live", "dev") else None
-        channel = _spawn_keeper(host)  # it imports while the plan is made
-        try:
-            plan = self.plan(spec, os.ttyname(stdio[0]) if stdio and os.isatty(stdio[0]) else "")
-            _prepare_home(spec.home)
-            with _descriptors(planning.wire(plan, spec, host, mark), spec.log, stdio) as descriptors:
-                channel.send(
-                    {
-                        "started": started,
-                        "log": len(descriptors) > 4,
-                        "socket": str(keeper_socket) if keeper_socket else "",
-                    },
-                    descriptors,
-                )
-        except ChannelClosed:
-            pass  # the reader says what happened
-        except BaseException:
-            channel.close()
-            raise
+        channel, mark = begin(spec, stdio, self._template or own_template(), keeper_socket, self.plan)
         loop = asyncio.get_running_loop()
         running = KeptSandbox(channel, spec.sandbox_id, loop.time() + spec.start_timeout, keeper_socket, mark)
         try:
@@ -131,82 +99,12 @@ class BubblewrapBackend:
             os.close(folder)
         loop = asyncio.get_running_loop()
         running = KeptSandbox(channel, keeper_socket.stem, loop.time() + 30.0, keeper_socket, "")
-        if await running.adopted():
-            return running
-        running.close()
-        raise StartError("keeper_gone", f"The keeper at {keeper_socket} died.")
-
-
-@functools.cache
-def _precompile(host: Host) -> None:
-    """Bytecode for the first process, which cannot write any itself."""
-    for name in _FIRST_PROCESS:
-        path = os.path.join(host.source, "choir", f"{name}.py")
-        if not os.path.exists(importlib.util.cache_from_source(path)):
-            with contextlib.suppress(OSError, py_compile.PyCompileError):  # only slower
-                py_compile.compile(path, doraise=True)
-
-
-def _spawn_keeper(host: Host) -> Channel:
-    """Start a keeper with an empty environment in a session of its own; it is reaped by the event loop."""
-    loop = asyncio.get_running_loop()
-    ours, theirs = Channel.pair()
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        pid = os.posix_spawn(
-            host.python,
-            [host.python, "-I", "-S", "-c", _BOOT, host.source, str(_CHANNEL)],
-            {},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), _CHANNEL),
-                (os.POSIX_SPAWN_DUP2, null, 0),
-                (os.POSIX_SPAWN_DUP2, null, 1),
-            ],
-            setsid=True,
-        )
-    finally:
-        theirs.close()
-        os.close(null)
-    pidfd = os.pidfd_open(pid)
-
-    def reap() -> None:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-
-    loop.add_reader(pidfd, reap)
-    return ours
-
-
-def _prepare_home(home: Path) -> None:
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "no_space" if error.errno in (28, 122) else "home_unwritable"
-        raise StartError(reason, f"Cannot make the sandbox's home {home}: {error.strerror}.") from error
-
-
-@contextlib.contextmanager
-def _descriptors(wired: dict[str, Any], log: Path | None, stdio: tuple[int, int, int] | None) -> Iterator[list[int]]:
-    """What goes to the keeper: the plan, three descriptors for the command, and one to read the log's tail from."""
-    opened = [os.memfd_create("choir-plan")]
-    try:
-        os.write(opened[0], json.dumps(wired).encode())
-        if stdio is not None:
-            yield [opened[0], *stdio]
-            return
-        opened.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-        if log is None:
-            yield [opened[0], opened[1], opened[1], opened[1]]
-            return
+        adopted = False
         try:
-            opened.append(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            opened.append(os.open(log, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            reason = "no_space" if error.errno in (28, 122) else "log_unwritable"
-            raise StartError(reason, f"Cannot write the sandbox's log {log}: {error.strerror}.") from error
-        yield [opened[0], opened[1], opened[2], opened[2], opened[3]]
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
+            adopted = await running.adopted()
+        finally:
+            if not adopted:
+                running.close()
+        if adopted:
+            return running
+        raise StartError("keeper_gone", f"The keeper at {keeper_socket} died.")

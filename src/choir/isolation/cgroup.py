@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CONTROLLERS = ("memory", "pids", "cpu")
 _PREFIX = "choir-"
+_PERIOD = 100_000  # microseconds: the kernel's default for both versions
 _EMPTY_WITHIN = 0.5  # seconds that a dead tree may take to leave its group
 
 
@@ -163,6 +164,18 @@ class Group:
     def refused(self) -> int:
         """How many new processes the kernel has refused it."""
         return _count(self._folders["pids"], "pids.events", "max") if "pids" in self.held else 0
+
+    def throttle(self, on: bool) -> None:
+        """Whether it may use no more than a fifth of one processor, even of those that nobody else wants."""
+        if "cpu" not in self.held:
+            return
+        quota = _PERIOD // 5
+        if self.held["cpu"] == 1:
+            name, text = "cpu.cfs_quota_us", str(quota if on else -1)
+        else:
+            name, text = "cpu.max", f"{quota if on else 'max'} {_PERIOD}"
+        with contextlib.suppress(OSError):  # a kernel without quotas
+            _write(f"{self._folders['cpu']}/{name}", text)
 
     def remove(self) -> None:
         """Now that all its processes are dead. What stays behind is swept away later."""

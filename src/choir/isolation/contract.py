@@ -61,6 +61,8 @@ class SandboxSpec:
     """Paths of the workspace that are read-only inside: git hooks and configuration, .envrc."""
     limits: SandboxLimits = field(default_factory=SandboxLimits)
     start_timeout: float = 30.0
+    ca_certificate: str = ""
+    """PEM; shown as ``choir.contract.CA_FILE`` and named by the CA variables. "": no client needs TLS."""
     log: Path | None = None
     """Where stdout and stderr go when no descriptors are given."""
 

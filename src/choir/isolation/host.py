@@ -12,8 +12,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from choir.contract import CA_FILE
 from choir.errors import IsolationError
-from choir.isolation import landlock
+from choir.isolation import etc, landlock
 
 _ETC = (
     "ssl/certs", "ssl/openssl.cnf", "ssl/cert.pem", "pki/tls/certs", "pki/ca-trust/extracted", "ca-certificates",
@@ -32,6 +33,18 @@ _PROC_FILES = (
     "kallsyms", "kpagecount", "kpageflags", "kpagecgroup", "iomem", "ioports", "modules", "config.gz",
 )  # fmt: skip
 _PROC_FOLDERS = ("acpi", "asound", "scsi")
+USER = "choir"
+UID = 1000
+HOME = "/home/choir"
+ETC_FILES = {
+    "/etc/passwd": f"{USER}:x:{UID}:{UID}:{USER}:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
+    "/etc/group": f"{USER}:x:{UID}:\nnogroup:x:65534:\n",
+    "/etc/hosts": f"127.0.0.1 localhost {USER}\n::1 localhost\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "/etc/resolv.conf": "",
+    CA_FILE: "",
+}
+"""What is not the host's in a sandbox's /etc. The last is a place for another file."""
 _OLDEST = (0, 8)  # --disable-userns
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
@@ -78,6 +91,8 @@ class Host:
     """An empty file."""
     landlock: int
     """The kernel's Landlock ABI, 0 without."""
+    etc_folder: str = ""
+    """A folder that can stand for ``etc`` and ``ETC_FILES``; "": there is none."""
 
 
 @functools.cache
@@ -141,13 +156,27 @@ def is_inside(path: str, folders: list[str]) -> bool:
     return any(path == folder or path.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
-@functools.cache
 def inspect() -> Host:
-    """Look at this host.
+    """Look at this host, once; but at what of its /etc sandboxes are shown each time.
 
     Raises:
         IsolationError: ``launcher_missing``.
     """
+    return _inspect(etc.stamp(_etc()))
+
+
+@functools.cache
+def _etc() -> tuple[str, ...]:
+    return tuple(path for name in _ETC for path in sorted(glob.glob(f"/etc/{name}")) if os.path.exists(path))
+
+
+def _cache() -> str:
+    """Where a person's programs keep what can be made again (XDG Base Directory Specification)."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "choir")
+
+
+@functools.lru_cache(1)
+def _inspect(_stamp: object) -> Host:
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sites = [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
     links, system = [], ["/usr"]
@@ -159,7 +188,6 @@ def inspect() -> Host:
             system.append(path)
     if os.path.isdir("/nix/store"):
         system.append("/nix/store")
-    etc = [path for name in _ETC for path in sorted(glob.glob(f"/etc/{name}")) if os.path.exists(path)]
     return Host(
         launcher=find_launcher(),
         python=os.path.realpath(sys.executable),
@@ -168,10 +196,11 @@ def inspect() -> Host:
         sites=tuple(sites),
         links=tuple(links),
         system=tuple(system),
-        etc=tuple(etc),
+        etc=_etc(),
         proc_files=tuple(f"/proc/{name}" for name in _PROC_FILES if os.path.exists(f"/proc/{name}")),
         proc_folders=tuple(f"/proc/{name}" for name in _PROC_FOLDERS if os.path.isdir(f"/proc/{name}")),
         ca_file=next((path for path in _CA_FILES if os.path.exists(path)), ""),
         empty=os.path.join(package, "data", "empty"),
         landlock=landlock.abi(),
+        etc_folder=etc.prepare(_cache(), _etc(), ETC_FILES),
     )

@@ -10,7 +10,7 @@ sends, in order and again to every new one::
 
 and takes ``{"op": "proceed"}``, ``{"op": "stop", "grace", "reason", "message"}`` and ``{"op": "resize", "rows",
 "columns"}``. With a control socket it outlives its parent once the sandbox was told to proceed, and keeps the exit
-status until somebody has asked. Standard library only; runs under ``python -I -S``.
+status until somebody has asked. Standard library only; forked from ``choir.isolation.template``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import json
 import os
 import select
 import signal
-import socket
-import sys
 import time
 
 from choir.channel import Channel, ChannelClosed
@@ -46,8 +44,8 @@ class Keeper:
     """One sandbox's keeper. ``run`` returns when the sandbox is gone and everybody was told.
 
     Args:
-        message: ``started`` (monotonic seconds), ``log`` (whether a descriptor to read the log from is the last),
-            ``socket`` (path of the control socket or "").
+        message: ``sandbox_id``, ``started`` (monotonic seconds), ``log`` (whether a descriptor to read the log from is
+            the last), ``socket`` (path of the control socket or "").
         descriptors: the plan, three for the command, perhaps the log.
     """
 
@@ -304,12 +302,25 @@ def _as_failure(error: ChoirError | OSError) -> dict[str, str]:
     return {"reason": reason, "message": f"The keeper could not start the sandbox: {error}.", "hint": ""}
 
 
-def main(descriptor: int) -> None:
-    os.closerange(descriptor + 1, 1 << 20)
-    os.set_inheritable(descriptor, False)
-    channel = Channel(socket.socket(fileno=descriptor))
+def serve(channel: Channel) -> None:
+    """The whole life of a keeper whose parent is at the other end of ``channel``."""
     try:
         message, descriptors = channel.receive()
     except ChannelClosed:
-        sys.exit(0)
+        return
+    _name("choir.isolation.keeper " + message["sandbox_id"])
     Keeper(channel, message, descriptors).run()
+
+
+def _name(title: str) -> None:
+    """Let ps(1) show ``title`` instead of the template's command line, over whose place in memory it is written
+    (proc_pid_cmdline(5))."""
+    import ctypes
+
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, 48 and 49 in proc_pid_stat(5)
+    if 0 < start < end:
+        ctypes.memset(start, 0, end - start)
+        text = title.encode()[: end - start - 1]
+        ctypes.memmove(start, text, len(text))

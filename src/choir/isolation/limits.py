@@ -4,7 +4,8 @@
 limit         control group                              watcher
 ============  =========================================  ===================================================
 memory        the kernel kills the largest process       the keeper does, at the next look
-processes     the kernel refuses the next one            RLIMIT_NPROC refuses; the keeper counts
+processes     the kernel refuses the next one; who will  RLIMIT_NPROC refuses; the keeper counts
+              not take no for an answer is slowed down
 cpu           a share under load, whatever the number    the niceness of each process
 disk          (none)                                     the keeper measures and ends the sandbox
 ============  =========================================  ===================================================
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _RATE = 2e9  # bytes a second that a sandbox fills at most, roughly
 _SHORTEST, _LONGEST = 0.1, 10.0  # seconds between two looks
 _STORM = 2.0  # seconds: refusals in each of these on end are a storm
+_BOMB = 20.0  # refusals a second: no program that means well keeps trying so often
+_FIRST, _SOON = 0.3, 0.5  # seconds to the first look for them, and between two while it lasts
 _WEIGHT = 100
 _OOM_SCORE = 300  # of 1000: when the whole machine runs out, sandboxes go before what runs them
 _MB = 1024**2
@@ -160,6 +163,8 @@ class Limits:
         self._first = 0
         self._killed = self._refused = 0
         self._storm = Storm(limits["patience"])
+        self._looked = 0.0
+        self._throttled = False
         self._disk: DiskWatch | None = None
 
     def join(self) -> None:
@@ -191,7 +196,8 @@ class Limits:
         if not {"memory", "pids"} <= self._held.keys():
             self._look_again(self._look_at_tree, now + _SHORTEST)
         if "pids" in self._held:
-            self._look_again(self._look_for_refusals, now + _STORM)
+            self._looked = now
+            self._look_again(self._look_for_refusals, now + _FIRST)
 
     def _look_again(self, look: Callable[[float], dict[str, str] | None], at: float) -> None:
         self._looks[look] = at
@@ -241,10 +247,16 @@ class Limits:
     def _look_for_refusals(self, now: float) -> dict[str, str] | None:
         """By reading one small file: version 1 tells nobody by itself (kernel/cgroup/pids.c)."""
         refused = self._group.refused()
-        more, self._refused = refused > self._refused, refused
-        if self._storm.see(now, more):
+        more, self._refused = refused - self._refused, refused
+        elapsed, self._looked = now - self._looked, now
+        # A refusal costs the kernel as much as a process, and every processor has to be told: the neighbours notice.
+        bomb = more > _BOMB * elapsed
+        if bomb != self._throttled:
+            self._group.throttle(bomb)
+            self._throttled = bomb
+        if self._storm.see(now, more > 0):
             return fork_storm(self._limits)
-        self._look_again(self._look_for_refusals, now + _STORM)
+        self._look_again(self._look_for_refusals, now + (_SOON if bomb else _STORM))
         return None
 
     def explain(self, code: int | None, number: int | None) -> dict[str, str] | None:

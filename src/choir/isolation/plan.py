@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from choir.contract import DESKTOP_PORT, GATEWAY_HOST, GATEWAY_PORT
+from choir.contract import CA_FILE, CA_VARIABLES, DESKTOP_PORT, GATEWAY_HOST, GATEWAY_PORT
 from choir.errors import IsolationError, StartError
 from choir.isolation import landlock, seccomp
 from choir.isolation.contract import SandboxSpec
-from choir.isolation.host import Host, is_inside
+from choir.isolation.host import ETC_FILES, HOME, UID, USER, Host, is_inside
 from choir.isolation.steps import Argument, Bind, Data, Empty, File, Flags, Freeze, Memory, Source, Step, Symlink
 
-USER = "choir"
-UID = 1000
-HOME = "/home/choir"
 STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 PATIENCE = 10.0
 """Seconds on end that a sandbox may run against its limit of processes."""
@@ -76,6 +73,7 @@ def build(spec: SandboxSpec, host: Host, *, root: bool, terminal: str = "") -> P
         IsolationError: ``host_uid_refused``, ``seccomp_unsupported``.
     """
     _check(spec, root)
+    _check_cache(spec, host)
     steps: list[Step] = [
         _NAMESPACES,
         Flags(("--uid", str(UID), "--gid", str(UID), "--hostname", USER), f"inside it is user {USER} on host {USER}"),
@@ -114,18 +112,26 @@ def _check(spec: SandboxSpec, root: bool) -> None:
         )
 
 
+def _check_cache(spec: SandboxSpec, host: Host) -> None:
+    if spec.workspace is not None and is_inside(os.path.realpath(host.etc_folder or "/etc"), [str(spec.workspace)]):
+        raise StartError(
+            "workspace_refused",
+            f"{spec.workspace} holds what Choir shows to every sandbox ({host.etc_folder}).",
+            "Work in a folder of a project's own.",
+        )
+
+
 def _base(spec: SandboxSpec, host: Host, terminal: str) -> list[Step]:
     memory = spec.limits.max_memory_bytes
-    names = f"{USER}:x:{UID}:{UID}:{USER}:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
     steps: list[Step] = [Bind(path, path, purpose="the system") for path in host.system]
     steps += [Symlink(target, path) for target, path in host.links]
-    steps += [Bind(path, path) for path in host.etc]
+    if host.etc_folder:
+        steps.append(Bind(host.etc_folder, "/etc", purpose="the host's, copied; two users, no resolver"))
+    else:
+        steps += [Bind(path, path) for path in host.etc]
+        steps += [File(path, text, "generated") for path, text in ETC_FILES.items() if path != CA_FILE]
     steps += [
-        File("/etc/passwd", names, f"two users: {USER}, nobody"),
-        File("/etc/group", f"{USER}:x:{UID}:\nnogroup:x:65534:\n", f"two groups: {USER}, nogroup"),
-        File("/etc/hosts", f"127.0.0.1 localhost {USER}\n::1 localhost\n", "localhost only"),
-        File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n", "names from files only"),
-        File("/etc/resolv.conf", "", "empty: a look-up of a name fails at once"),
+        *([File(CA_FILE, spec.ca_certificate, "vouches for the gateway's TLS")] if spec.ca_certificate else []),
         Flags(("--proc", "/proc"), "/proc: of its own processes only"),
         Bind("/proc/sys", "/proc/sys", purpose="kernel settings"),
         *(Bind(host.empty, path, purpose="masked by an empty file") for path in host.proc_files),
@@ -189,7 +195,9 @@ def environment(spec: SandboxSpec, host: Host) -> dict[str, str]:
         "USER": USER,
         "PORT": str(DESKTOP_PORT),
     }
-    if host.ca_file:
+    if spec.ca_certificate:
+        result |= dict.fromkeys(CA_VARIABLES, CA_FILE)
+    elif host.ca_file:
         result["SSL_CERT_FILE"] = host.ca_file
     return {**spec.environment, **result}
 

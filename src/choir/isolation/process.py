@@ -27,10 +27,13 @@ from choir.errors import ChoirError, IsolationError, StartError
 from choir.isolation import limits, process_child
 from choir.isolation.contract import Exited, Phase, PhaseReached, SandboxSpec
 from choir.isolation.history import History, start_error
-from choir.isolation.plan import HOME, STANDARD_PATH
+from choir.isolation.host import HOME
+from choir.isolation.plan import STANDARD_PATH
 
 _LOG_TAIL = 4096  # bytes
 _DESKTOP = "choir.sandbox.desktop"
+_CA_FILE = ".choir-ca.pem"  # in the home
+_CA_VARIABLES = ("AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")  # the others' clients need the system's CAs for their network
 _WARNING = "NOT ISOLATED: its commands can do whatever you can, and read your keys; for development only"
 
 
@@ -97,6 +100,8 @@ def environment(spec: SandboxSpec, port: int) -> dict[str, str]:
         for old, new in named.items():
             value = value.replace(old, new)
         result[name] = value
+    if spec.ca_certificate:
+        result |= dict.fromkeys(_CA_VARIABLES, str(spec.home / _CA_FILE))
     own = (os.path.dirname(sys.executable), *STANDARD_PATH)
     return {
         **result,
@@ -144,6 +149,8 @@ class ProcessSandbox(History):
         """
         try:
             self._spec.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._spec.ca_certificate:
+                (self._spec.home / _CA_FILE).write_text(self._spec.ca_certificate)
         except OSError as error:
             reason = "no_space" if error.errno in (28, 122) else "home_unwritable"
             message = f"Cannot make the sandbox's home {self._spec.home}: {error.strerror}."

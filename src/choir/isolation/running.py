@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 from pathlib import Path
 
-from choir.channel import Channel, ChannelClosed, Message
+from choir.channel import Channel, ChannelClosed, Message, peer_credentials
 from choir.errors import IsolationError, StartError
 from choir.isolation import cgroup
 from choir.isolation.contract import Exited, PhaseReached
 from choir.isolation.history import History
 from choir.isolation.listener import check_listener
 from choir.isolation.strays import kill_strays
+
+_SILENCE = 5.0
+"""Seconds after which a keeper that says nothing is taken to hang. A busy machine's may take a few."""
 
 
 class KeptSandbox(History):
@@ -51,19 +55,64 @@ class KeptSandbox(History):
         await self.reach("ready")
 
     async def adopted(self) -> bool:
-        """Until what a keeper replays has arrived; False when it died instead. The sandbox may have ended meanwhile."""
-        exited = await self._first("listener")
+        """Until what a keeper replays has arrived; False when it died instead. The sandbox may have ended meanwhile.
+
+        Raises:
+            StartError: ``keeper_silent``; it was killed, and the sandbox with it.
+        """
+        try:
+            async with asyncio.timeout(_SILENCE):
+                exited = await self._first("listener")
+        except TimeoutError:
+            ended = "nothing there could be ended"
+            if self._kill_keeper():
+                await self.wait()
+                ended = "it was ended, and the sandbox with it"
+            message = f"The sandbox's keeper did not answer for {_SILENCE:g} s; {ended}."
+            raise StartError("keeper_silent", message) from None
         return exited is None or self.keeper_pid != 0
+
+    def _kill_keeper(self) -> bool:
+        """It hangs, so nothing else is in charge of its sandbox. The kernel kills that, too (--die-with-parent)."""
+        # Not its own word: that may never have come. Whoever made the other end of this channel is not gone, or the
+        # channel would be closed; but it may not be a keeper.
+        pid = self.keeper_pid or peer_credentials(self._channel.sock)[0]
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    if f"choir.isolation.keeper {self.sandbox_id}".encode() in file.read():
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                        return True
+            finally:
+                os.close(pidfd)
+        return False
 
     def _give_up(self, message: str) -> None:
         self._send({"op": "stop", "grace": 0, "reason": "start_timeout", "message": message})
 
     async def stop(self, grace: float = 5.0) -> Exited:
         self._send({"op": "stop", "grace": grace})
-        return await self.wait()
+        try:
+            async with asyncio.timeout(grace + _SILENCE):
+                return await self.wait()
+        except TimeoutError:
+            self._kill_keeper()
+            return await self.wait()
 
     def resize(self, rows: int, columns: int) -> None:
         self._send({"op": "resize", "rows": rows, "columns": columns})
+
+    def hand_over(self) -> list[int]:
+        """Descriptors of the keeper's channel and of the listener, for a process that takes this sandbox over; the
+        caller owns them. Nothing more is heard here: ``close`` it. Only before the sandbox was told to proceed.
+
+        Raises:
+            StartError: ``not_running``.
+        """
+        listener = self.listener
+        self._stop_hearing()
+        return [os.dup(self._channel.fileno()), os.dup(listener.fileno())]
 
     def abandon(self) -> None:
         """End it without waiting, and let go: nobody wants it any more."""
@@ -71,10 +120,15 @@ class KeptSandbox(History):
         self.close()
 
     def close(self) -> None:
-        self._reader.cancel()
+        self._stop_hearing()
         self._channel.close()
         self._let_go()
         self._let_be()
+
+    def _stop_hearing(self) -> None:
+        self._reader.cancel()
+        if self._channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
 
     def _let_go(self) -> None:
         if self._listener is not None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import functools
-import importlib.resources
 import platform
 import struct
 import tomllib
 from dataclasses import dataclass
 
 from choir.errors import IsolationError
+from choir.places import data_file
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH_* of linux/audit.h."""
@@ -126,7 +126,8 @@ def build(machine: str = "") -> Filter:
             f"Choir's sandboxes run on {' and '.join(ARCHITECTURES)}.",
         )
     column = list(ARCHITECTURES).index(machine)
-    table = tomllib.loads(importlib.resources.files("choir").joinpath("data/seccomp.toml").read_text())
+    with open(data_file("seccomp.toml"), "rb") as file:
+        table = tomllib.load(file)
     ops = [
         _op(_LOAD, _ARCHITECTURE),
         _op(_EQUAL, ARCHITECTURES[machine], 1, 0),

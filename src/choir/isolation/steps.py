@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
 
-@dataclass(frozen=True)
-class Source:
+
+class Source(msgspec.Struct, frozen=True):
     """An argument that is a host path. Root puts it on a stage first (``choir.isolation.staging``)."""
 
     path: str
@@ -15,8 +15,7 @@ class Source:
     """It is the sandbox's to write: mapped to the sandbox's uid when that is not its owner's."""
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(msgspec.Struct, frozen=True):
     """An argument that is the number of a descriptor from which this text can be read."""
 
     text: str
@@ -35,8 +34,7 @@ class Step(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Flags:
+class Flags(msgspec.Struct, frozen=True):
     """Launcher options that belong to no path."""
 
     options: tuple[str, ...]
@@ -49,8 +47,7 @@ class Flags:
         return list(self.options)
 
 
-@dataclass(frozen=True)
-class Bind:
+class Bind(msgspec.Struct, frozen=True):
     """Show a host path."""
 
     source: str
@@ -68,8 +65,7 @@ class Bind:
         return [flag, Source(self.source, self.owned), self.path]
 
 
-@dataclass(frozen=True)
-class Symlink:
+class Symlink(msgspec.Struct, frozen=True):
     target: str
     path: str
 
@@ -80,8 +76,7 @@ class Symlink:
         return ["--symlink", self.target, self.path]
 
 
-@dataclass(frozen=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """A small generated file, read-only."""
 
     path: str
@@ -95,8 +90,7 @@ class File:
         return ["--perms", "0444", "--ro-bind-data", Data(self.text), self.path]
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(msgspec.Struct, frozen=True):
     """A private file system in memory, ``size`` bytes at most."""
 
     path: str
@@ -110,8 +104,7 @@ class Memory:
         return ["--perms", self.mode, "--size", str(self.size), "--tmpfs", self.path]
 
 
-@dataclass(frozen=True)
-class Empty:
+class Empty(msgspec.Struct, frozen=True):
     """An empty, read-only folder over whatever is there."""
 
     path: str
@@ -124,8 +117,7 @@ class Empty:
         return ["--size", "4096", "--tmpfs", self.path, "--remount-ro", self.path]
 
 
-@dataclass(frozen=True)
-class Freeze:
+class Freeze(msgspec.Struct, frozen=True):
     """Make a mount read-only, now that everything below it is in place."""
 
     path: str

@@ -1,7 +1,8 @@
 """The local model's process: ``python -I -m choir.local_model.main --channel-fd N``.
 
-Start message ``{"socket": PATH, "key": KEY}`` and optionally ``"weights": PATH``. Serves OpenAI chat and responses and
-Anthropic messages on the unix socket PATH (mode 0600) to those who know KEY, until the channel closes.
+Start message ``{"socket": PATH, "key": KEY}`` and optionally ``"weights": PATH`` and ``"shared": true``. Serves OpenAI
+chat and responses and Anthropic messages on the unix socket PATH (mode 0600, shared 0660) to those who know KEY, until
+the channel closes.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def run(channel: Channel, message: Message, descriptors: list[int]) -> None:
         raise weights.not_installed()
     if found is None or not found.is_file():
         raise weights.missing()
-    # The process is the server's alone: everything it makes is private.
-    os.umask(0o177)
+    # The process is the server's alone: everything it makes is private, but for the socket of a service.
+    os.umask(0o117 if message.get("shared") else 0o177)
     # llama.cpp listens before it has loaded, and answers 503 until then: who connects to `path` shall not see that.
     loading = loading_path(path)
     _server = load(loading, str(message["key"]), found)  # serves while it is referred to

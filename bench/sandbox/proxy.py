@@ -1,0 +1,122 @@
+"""A cold desktop as a person meets it: ``python bench/sandbox/proxy.py [ROUNDS]``.
+
+From the request for the desktop to its first 200 through the hypervisor's proxy, by what a browser does: the visit
+that starts the sandbox, the wait on the progress stream, the ticket to the sandbox's own origin, its page. In rounds
+with ``bwrap … python -c pass``; medians and least, and the ratios.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from density import ask
+from run import bare
+
+from choir.paths import State
+
+CHOIR = Path(sys.executable).parent / "choir"
+
+
+class Browser:
+    """Keeps cookies by host, and connections."""
+
+    def __init__(self) -> None:
+        self._cookies: dict[str, dict[str, str]] = {}
+        self.host = ""
+
+    def get(self, url: str) -> http.client.HTTPResponse:
+        """The answer at the end of all redirects."""
+        while True:
+            parts = urlsplit(url)
+            assert parts.hostname is not None
+            connection = http.client.HTTPConnection("127.0.0.1", parts.port)
+            headers = {
+                "Host": parts.netloc,
+                "Accept": "text/html",
+                "Sec-Fetch-Mode": "navigate",
+                "Sec-Fetch-Dest": "document",
+                "Sec-Fetch-Site": "none",
+                "Cookie": "; ".join(f"{k}={v}" for k, v in self._cookies.get(parts.hostname, {}).items()),
+            }
+            connection.request("GET", parts.path + (f"?{parts.query}" if parts.query else ""), headers=headers)
+            answer = connection.getresponse()
+            for cookie in answer.headers.get_all("set-cookie", []):
+                name, _, value = cookie.partition(";")[0].partition("=")
+                self._cookies.setdefault(parts.hostname, {})[name] = value
+            if answer.status not in (301, 302, 303, 307):
+                self.host = parts.hostname
+                return answer
+            answer.read()
+            where = answer.headers["location"]
+            url = where if "://" in where else f"{parts.scheme}://{parts.netloc}{where}"
+
+
+def events(answer: http.client.HTTPResponse) -> Iterator[str]:
+    for line in answer:
+        if line.startswith(b"data:"):
+            yield line.decode()
+
+
+def visit(browser: Browser, origin: str) -> None:
+    page = browser.get(f"{origin}/desk/live/open")
+    assert page.status == 200, page.read()
+    page.read()
+    for event in events(browser.get(f"{origin}/desk/live/events")):
+        if '"ready"' in event:
+            break
+    page = browser.get(f"{origin}/desk/live/enter")
+    page.read()
+    assert page.status == 200
+    assert browser.host != urlsplit(origin).hostname, "this is the hypervisor's page, not the desktop's"
+
+
+def main(rounds: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="choir-") as folder:
+        state = State(Path(folder) / "s")
+        environment = {"HOME": folder, "PATH": os.environ["PATH"], "CHOIR_STATE": str(state.root)}
+        up = subprocess.Popen(
+            [CHOIR, "up", "--port", "0"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert up.stdout is not None
+        try:
+            said = ""
+            while "isolation" not in (line := up.stdout.readline()):
+                assert line, said
+                said += line
+            link = next(word for word in said.split() if "?once=" in word)
+            browser = Browser()
+            browser.get(link).read()
+            origin = link.partition("/login")[0]
+            user = ask(state, "list")["sandboxes"][0]["user"]
+            cold, unit = [], []
+            for number in range(rounds + 1):
+                ask(state, "stop", user=user, role="live")
+                begun = time.perf_counter()
+                bare(sys.executable, "-c", "pass")
+                middle = time.perf_counter()
+                visit(browser, origin)
+                if number:  # the first is to warm up
+                    unit.append((middle - begun) * 1000)
+                    cold.append((time.perf_counter() - middle) * 1000)
+        finally:
+            up.terminate()
+            up.wait()
+            up.stdout.close()
+    reference = statistics.median(unit)
+    print(f"bwrap … python -c pass              {reference:7.1f} ms")
+    middle = statistics.median(cold)
+    print(f"cold: request → 200 by the proxy    {middle:7.1f} ms  {middle / reference:5.2f} ×")
+    print(f"                              least {min(cold):7.1f} ms  {min(cold) / min(unit):5.2f} ×")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
