@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from choir import tokens
 from choir.contract import UsageRecord
@@ -63,12 +63,17 @@ class Stream:
 def run(folder: Path, scenario: Callable[[Stream], Awaitable[None]], body: bytes = b"{}") -> None:
     async def main() -> None:
         asked: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+        left = asyncio.Event()
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             asked.put_nowait(writer)
-            await reader.read()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            left.set()
 
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         config = folder / "choir.toml"
@@ -92,12 +97,15 @@ def run(folder: Path, scenario: Callable[[Stream], Awaitable[None]], body: bytes
             await scenario(Stream(gateway, caller, writer))
         finally:
             to_gateway.close()
+            await to_gateway.wait_closed()
+            while gateway.registry.sandboxes["s1"].connections:
+                await asyncio.sleep(0.001)
             gateway.registry.detach("s1")
-            await gateway.drain()
+            await gateway.drain(1)
+            await asyncio.wait_for(left.wait(), 10)
             server.close()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+    asyncio.run(main())
 
 
 def test_between_two_events(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import choir
 from choir import contract, keyfiles
 from choir.app.audit import programs
 from choir.app.audit.finding import Finding, held
@@ -65,7 +66,7 @@ async def neighbour(ground: Ground) -> Finding:
     """Two sandboxes of one person at once, which is the hardest case: the same uid on the host."""
     secret, name = f"secret-{secrets.token_hex(16)}", f"choir-verify-{secrets.token_hex(8)}"
     other = ground.spec(*python(programs.NEIGHBOUR, secret[::-1], str(_PORT), name))
-    facts = {"needles": [secret[::-1]], "folders": _FOLDERS, "ports": [_PORT], "abstract": [name]}
+    facts = {"needles": [secret[::-1]], "folders": _FOLDERS, "skip": _own_code(), "ports": [_PORT], "abstract": [name]}
     async with ground.running(other) as (_, output):
         await asyncio.wait_for(asyncio.to_thread(output.readline), 30)
         found = await ground.answer(ground.spec(*python(programs.SEARCH, json.dumps(facts)))) or {"read": 0}
@@ -81,13 +82,24 @@ async def neighbour(ground: Ground) -> Finding:
     )
 
 
+def _own_code() -> list[str]:
+    """Folders that are shown inside because this program is in them; they may lie below the searched ones."""
+    return sorted({sys.prefix, sys.base_prefix, str(Path(choir.__file__).parent)})
+
+
 async def private_keys(ground: Ground, ca: str | None = None) -> Finding:
     """``ca``: instead of the gateway's certificate for a sandbox."""
     spec = ground.spec(home=ground.home())
     tls = contract.wants_tls(ground.gateway.providers)
     if ca is None:
         ca = await ground.gateway.control.authority(spec.sandbox_id) if tls else ""
-    facts = {"needles": ["PRIVATE KEY-----"[::-1]], "folders": _FOLDERS, "ports": [], "abstract": []}
+    facts = {
+        "needles": ["PRIVATE KEY-----"[::-1]],
+        "folders": _FOLDERS,
+        "skip": _own_code(),
+        "ports": [],
+        "abstract": [],
+    }
     spec = ground.spec(*python(programs.SEARCH, json.dumps(facts)), home=spec.home, ca_certificate=ca)
     found = await ground.answer(spec) or {"read": 0, "hits": []}
     places = [path for _, path in found["hits"]]
@@ -98,7 +110,7 @@ async def private_keys(ground: Ground, ca: str | None = None) -> Finding:
         "provider keys",
         "private keys inside",
         "files",
-        "look for a private key, that of the TLS listener's authority first, in every file that is not the system's",
+        "look for a private key, first that of the TLS listener's authority, in all files but the system's and Choir's",
         f"found in {', '.join(places[:3])}" if places else clean,
         held(not places and found["read"] > 0),
         "A key lies in a folder that is shown inside, or the gateway handed out more than a certificate: report this.",

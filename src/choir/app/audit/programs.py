@@ -31,6 +31,7 @@ def look(path):
             hits.append([number, path])
 for top in facts["folders"]:
     for folder, names, files in os.walk(top):
+        names[:] = [name for name in names if os.path.join(folder, name) not in facts["skip"]]
         for name in files:
             path = os.path.join(folder, name)
             if os.path.isfile(path):
