@@ -70,8 +70,10 @@ class Gateway:
             pidfd = os.pidfd_open(self.pid)
             select.select([pidfd], [], [], _STOP_SECONDS)
             os.close(pidfd)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, _SIGKILL)  # not waited for yet: the number is still its own
+        # Not waited for yet: the number is still its own. Just forked, it leads no group yet.
+        for kill in (os.kill, os.killpg):
+            with contextlib.suppress(ProcessLookupError):
+                kill(self.pid, _SIGKILL)
         with contextlib.suppress(ChannelClosed):
             while True:  # its worker holds the other end, too
                 self.channel.receive()
