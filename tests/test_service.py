@@ -11,7 +11,7 @@ import pytest
 
 from choir.channel import Channel
 from choir.errors import StartError
-from choir.service import Child, Service, describe_exit
+from choir.service import LOG_BYTES, Child, Service, describe_exit, rotate
 
 CHILD = """
 import sys
@@ -99,3 +99,16 @@ def test_a_child_kept_over_execve_is_still_waited_for() -> None:
     ours, theirs = Channel.pair()
     ours.close()
     theirs.close()
+
+
+def test_a_long_log_is_begun_anew(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    for _ in range(2):
+        log.write_bytes(b"short")
+        rotate(log)
+        assert log.read_bytes() == b"short"
+        with log.open("wb") as file:
+            file.truncate(LOG_BYTES + 1)
+        rotate(log)
+        assert not log.exists()
+        assert (tmp_path / "x.log.1").stat().st_size == LOG_BYTES + 1

@@ -179,6 +179,13 @@ class SandboxEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """More host paths to show read-only, e.g. a tool chain outside /usr."""
 
 
+class UsageEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long usage is kept."""
+
+    keep_days: int = 0
+    """Of records in the ledger; 0: for ever. At least 31, since the limits on a month's money are counted from it."""
+
+
 class TelemetryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where spans of calls go; see ``choir.app.telemetry``."""
 
@@ -197,6 +204,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     timeouts: Timeouts = Timeouts()
     providers: dict[str, ProviderEntry] = {}
     users: dict[str, UserEntry] = {}
+    usage: UsageEntry = UsageEntry()
     telemetry: TelemetryEntry = TelemetryEntry()
 
 
@@ -214,6 +222,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     providers: dict[str, Provider] = {}
     users: dict[str, UserEntry] = {}
+    usage: UsageEntry = UsageEntry()
     telemetry: TelemetryEntry = TelemetryEntry()
 
     def limits_of(self, user_id: str) -> Limits:
@@ -385,6 +394,8 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
             )
     if file.sandbox.idle_stop < 0:
         raise refuse(["sandbox", "idle_stop"], "idle_stop is a number of seconds, 0 for never.")
+    if file.usage.keep_days != 0 and file.usage.keep_days < 31:
+        raise refuse(["usage", "keep_days"], "keep_days is 0 for ever, or at least 31.")
     if file.sandbox.keep_snapshots < 1:
         raise refuse(["sandbox", "keep_snapshots"], "keep_snapshots must be at least 1.")
     return Config(
@@ -397,6 +408,7 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
         timeouts=file.timeouts,
         providers=providers,
         users=file.users,
+        usage=file.usage,
         telemetry=file.telemetry,
     )
 

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 from choir.channel import Channel, ChannelClosed, Message
 from choir.errors import ChoirError, StartError
 
+LOG_BYTES = 16 * 1024 * 1024
+
 
 class Process(Protocol):
     """What of ``subprocess.Popen`` is used."""
@@ -81,6 +83,8 @@ class Service:
         import subprocess
 
         ours, theirs = Channel.pair()
+        if log:
+            rotate(log)
         output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if log else None
         try:
             process = subprocess.Popen(
@@ -154,6 +158,13 @@ class Service:
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, 9)
+
+
+def rotate(log: Path) -> None:
+    """Begin a log anew at the start of a service when it has grown long; the one before it is kept as NAME.1."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > LOG_BYTES:
+            log.replace(f"{log}.1")
 
 
 def describe_exit(code: int) -> str:

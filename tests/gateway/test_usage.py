@@ -90,6 +90,24 @@ def wait_until(condition: object) -> None:
         time.sleep(0.01)
 
 
+def test_old_records_are_forgotten(journal: Journal, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "usage.db")
+    old = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(time.time() - 33 * 86400))
+    new = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(time.time() - 30 * 86400))
+    ledger.append([*(record(n, ts=old) for n in range(12_000)), record(20_000, ts=new)])
+    recorder = Recorder(journal, ledger, print)
+    recorder.start()
+    recorder.record([record(20_001, ts=old)])  # kept for ever, as long as nothing is said
+    recorder.stop()
+    assert len(ledger.query(limit=20_000)) == 12_002
+    recorder = Recorder(journal, ledger, print)
+    recorder.keep_days = 32
+    recorder.start()
+    recorder.record([record(20_002, ts=new)])
+    recorder.stop()
+    assert {each.request_id for each in ledger.query()} == {"r020000", "r020002"}
+
+
 def test_recorder(journal: Journal, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log: list[str] = []
     ledger = Ledger(tmp_path / "usage.db")

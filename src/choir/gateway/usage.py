@@ -19,6 +19,7 @@ from choir.storage.ledger import Ledger
 BATCH = 2000  # records
 BATCH_SECONDS = 0.05
 RETRY_SECONDS = 0.5
+FORGET_SECONDS = 3600.0
 MAX_WAITING = 100_000
 """Records kept in memory while the ledger takes none; what the journal holds as well can be let go."""
 
@@ -100,6 +101,9 @@ class Recorder:
         self._stopping = False
         self._failing = False
         self._missed = False
+        self.keep_days = 0
+        """Older records are deleted from the ledger; 0: none."""
+        self._forgot = 0.0
         self._replaying = False
         self._rotated_at = 0
         self._taken = 0
@@ -226,9 +230,18 @@ class Recorder:
                 self._waiting.popleft()
             self._done += len(batch)
             _print(b"".join(line for _, line in batch))
+        self._forget(time.time())
         if self._failing:
             self._failing = False
             self._log("ledger: takes records again")
+
+    def _forget(self, now: float) -> None:
+        """Once an hour, when there is something to do anyway."""
+        if self.keep_days and now - self._forgot > FORGET_SECONDS:
+            self._forgot = now
+            before = time.strftime("%Y-%m-%d", time.gmtime(now - self.keep_days * 86400))
+            while self._ledger.forget(before):
+                pass
 
     def _replay(self) -> None:
         batch: list[UsageRecord] = []

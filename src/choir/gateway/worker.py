@@ -193,6 +193,7 @@ class Gateway:
             else:
                 upstream.close()
         self.settings = settings
+        self._recorder.keep_days = settings.config.usage.keep_days
         self.registry.configure(settings.config)
         return changes(old.config, settings.config, _rekeyed(old.upstreams, settings.upstreams))
 
@@ -336,6 +337,7 @@ async def _serve(
     with contextlib.suppress(sqlite3.Error, OSError):  # the next gateway tries again
         replay_orphans(state, ledger)
     recorder = Recorder(Journal(state.journal), ledger, log)
+    recorder.keep_days = settings.config.usage.keep_days
     recorder.start()
     gateway = Gateway(loop, settings, recorder, token_key)
     load_spendings(gateway, ledger, recorder.caught_up)

@@ -106,6 +106,19 @@ class Ledger:
             self.close()
             raise
 
+    def forget(self, before: str, limit: int = 5000) -> int:
+        """Delete at most ``limit`` records older than ``before`` (YYYY-MM-DD); how many. The appending thread only.
+
+        Raises:
+            sqlite3.Error: nothing was deleted.
+        """
+        writer = self._writer
+        if writer is None:
+            writer = self._writer = self._open()
+        with writer:
+            sql = "DELETE FROM usage WHERE seq IN (SELECT seq FROM usage WHERE ts < ? ORDER BY ts LIMIT ?)"
+            return writer.execute(sql, [before, limit]).rowcount
+
     def _open(self) -> sqlite3.Connection:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False)
