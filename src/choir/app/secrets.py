@@ -19,9 +19,7 @@ LOCAL_SERVICE = "local"
 
 def environment_secrets(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of ``environment`` that some provider's ``env:`` reference names."""
-    keys = [key for provider in config.providers.values() for key in provider.keys]
-    names = {key.removeprefix("env:") for key in keys if key.startswith("env:")}
-    return {name: environment[name] for name in names if environment.get(name)}
+    return {name: environment[name] for name in config.key_variables if environment.get(name)}
 
 
 def label(state: State) -> tuple[str, str]:

@@ -9,9 +9,11 @@ import signal
 import time
 from pathlib import Path
 
+import msgspec
+
 from choir.cli.sandbox import Hypervisor
 from choir.errors import ChoirError, StartError
-from choir.hypervisor.backup import Manifest, as_json, create, name_for, stage
+from choir.hypervisor.backup import Manifest, create, name_for, stage
 from choir.paths import State
 
 
@@ -31,7 +33,11 @@ def backup(state: State, arguments: argparse.Namespace) -> int:
     homes = sum(name.startswith("homes/") for name in manifest.sha256)
     left = f"; {manifest.left_out} sockets and the like were left out" if manifest.left_out else ""
     words = f"{path}: people, usage and {homes} homes, {path.stat().st_size / 1e6:,.1f} MB{left}."
-    print(as_json(manifest) if arguments.json else f"{words}\nIt holds everything people keep here: look after it.")
+    print(
+        msgspec.json.encode(manifest).decode()
+        if arguments.json
+        else f"{words}\nIt holds everything people keep here: look after it."
+    )
     return 0
 
 
@@ -44,7 +50,7 @@ def restore(state: State, arguments: argparse.Namespace) -> int:
     with file:
         manifest = stage(state, file)
     where = _apply(state)
-    print(as_json(manifest) if arguments.json else _said(manifest, where))
+    print(msgspec.json.encode(manifest).decode() if arguments.json else _said(manifest, where))
     return 0
 
 

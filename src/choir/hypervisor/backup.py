@@ -299,7 +299,3 @@ def _guarded(path: Path) -> Iterator[None]:
 
 def name_for(now: float) -> str:
     return time.strftime("choir-%Y%m%dT%H%M%SZ.tar", time.gmtime(now))
-
-
-def as_json(manifest: Manifest) -> str:
-    return json.dumps(msgspec.to_builtins(manifest))
