@@ -62,7 +62,7 @@ INHERITED = ("LANG", "LC_ALL", "TZ", "TERM", "CHOIR_LOG")
 Role = Literal["live", "dev", "run", "probe"]
 
 
-class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
+class UsageRecord(msgspec.Struct, frozen=True):
     """One per call, always. Nothing from a body, a query string or a header can get in but the model's name.
 
     Unknown is None, never 0. ``model`` is cut to 128 printable ASCII characters.

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choir.gateway.dialects import Scanner
+from choir.gateway.dialects import Counts, Scanner, whole_counts
 
 
 def counts(scanner: Scanner) -> tuple[int | None, int | None, int | None]:
-    found = scanner.finish()
+    return told(scanner.finish())
+
+
+def told(found: Counts) -> tuple[int | None, int | None, int | None]:
     return found.input, found.output, found.cached
 
 
@@ -79,6 +82,7 @@ def test_counts(name: str) -> None:
         for at in range(0, len(data), step):
             scanner.feed(data[at : at + step])
         assert counts(scanner) == (20, 5, cached), step
+    assert told(whole_counts(content_type, b"", data)) == (20, 5, cached)
 
 
 @pytest.mark.parametrize("name", ["openai chat", "anthropic stream"])
@@ -89,6 +93,7 @@ def test_counts_compressed(name: str) -> None:
         for at in range(0, len(packed), 5):
             scanner.feed(packed[at : at + 5])
         assert counts(scanner) == (20, 5, 8)
+        assert told(whole_counts(content_type, coding, packed)) == (20, 5, 8)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +117,7 @@ def test_unknown_is_none(content_type: bytes, coding: bytes, data: bytes) -> Non
     for at in range(0, len(data), 65536):
         scanner.feed(data[at : at + 65536])
     assert counts(scanner) == (None, None, None)
+    assert told(whole_counts(content_type, coding, data)) == (None, None, None)
 
 
 @given(st.sampled_from([JSON, SSE, FRAMES]), st.lists(st.binary(max_size=30), max_size=10))
@@ -119,7 +125,7 @@ def test_never_raises(content_type: bytes, pieces: list[bytes]) -> None:
     scanner = Scanner(content_type)
     for piece in pieces:
         scanner.feed(b'"usage":{' + piece)
-    scanner.finish()
+    assert told(whole_counts(content_type, b"", b"".join(b'"usage":{' + piece for piece in pieces))) == counts(scanner)
 
 
 @given(st.sampled_from(sorted(CASES)), st.lists(st.integers(1, 400), min_size=1))

@@ -275,6 +275,17 @@ def test_keeps_connections_to_the_provider(sandbox: Sandbox, double: Double) -> 
     assert double.connections == before
 
 
+def test_an_answer_that_comes_again_is_told_and_recorded_alike(sandbox: Sandbox) -> None:
+    answers = [sandbox.call() for _ in range(3)]
+    assert {answer.body for answer in answers} == {ANSWER}
+    assert len({answer.headers.pop("x-choir-request-id") for answer in answers}) == 3
+    assert answers[0].headers == answers[1].headers == answers[2].headers
+    records = sandbox.records(3)
+    assert [(each.status, each.outcome, each.bytes_out) for each in records] == [(200, "ok", len(ANSWER))] * 3
+    assert [(each.input_tokens, each.output_tokens) for each in records] == [(12, 3)] * 3
+    assert all(each.ttft_ms is not None and each.ttft_ms <= each.latency_ms for each in records)
+
+
 def test_a_get_is_repeated_on_a_connection_that_had_gone_stale(sandbox: Sandbox, double: Double) -> None:
     sandbox.call()
     # The double answers the second request on a kept connection by closing it, and any first one properly.

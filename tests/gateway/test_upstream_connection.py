@@ -66,6 +66,11 @@ class Call:
     def response_complete(self) -> None:
         self.seen[2].append("complete")
 
+    def response_whole(self, head: ResponseHead, body: bytes) -> None:
+        self.response_head(head)
+        self.response_body(body)
+        self.response_complete()
+
     def response_flush(self) -> None:
         pass
 

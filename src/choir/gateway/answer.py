@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from choir.gateway import event_stream
-from choir.gateway.dialects import Counts, Scanner
+from choir.gateway.dialects import Counts, Scanner, whole_counts
 from choir.gateway.key_verdict import KEY_STATUSES
 from choir.gateway.leaks import repeats
 from choir.gateway.refusals import Refusal, error_event, upstream_failed
@@ -22,6 +22,30 @@ if TYPE_CHECKING:
 
 ERROR_BODY = 64 * 1024  # bytes of a provider's error answer, which is read as a whole before it passes
 _KEEPALIVE = b": still waiting for the provider\n\n"
+
+
+class WholeAnswer:
+    """One that came at once, and went well. To a record it is as any other."""
+
+    __slots__ = ("_body", "bytes_out", "first_byte", "head")
+
+    def __init__(self, head: ResponseHead, body: bytes) -> None:
+        self.head = head
+        self._body = body
+        self.bytes_out = len(body)
+        self.first_byte = time.perf_counter() if body else None
+
+    def text(self, request_id: str) -> bytes:
+        """Head and body, for the caller."""
+        head, text = self.head, b"%b%bContent-Length: %d\r\nx-choir-request-id: %b\r\n\r\n%b"
+        return text % (STATUS_LINES[head.status], head.kept, self.bytes_out, request_id.encode(), self._body)
+
+    def counts(self) -> Counts | None:
+        """Tokens it told of."""
+        if not self._body:
+            return None
+        head = self.head
+        return _with_head(whole_counts(head.content_type, head.content_encoding, self._body), head)
 
 
 class Answer:
@@ -150,10 +174,7 @@ class Answer:
         """Tokens it told of; also after a break."""
         if self._scanner is None:
             return None
-        counts = self._scanner.finish()
-        if counts.input is None:
-            counts.input, counts.output = self.head.input_tokens, counts.output or self.head.output_tokens
-        return counts
+        return _with_head(self._scanner.finish(), self.head)
 
     def _taken(self) -> bytes:
         out, self._out = self._out, []
@@ -186,3 +207,9 @@ class Answer:
                 *(STATUS_LINES[status], head.kept, len(text), call.request_id.encode(), text),
             )
             call.finish(f"upstream:http_{status}", out)
+
+
+def _with_head(counts: Counts, head: ResponseHead) -> Counts:
+    if counts.input is None:
+        counts.input, counts.output = head.input_tokens, counts.output or head.output_tokens
+    return counts

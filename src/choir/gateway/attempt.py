@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from choir.gateway.admission import Admission
-from choir.gateway.answer import Answer
+from choir.gateway.answer import Answer, WholeAnswer
 from choir.gateway.gathering import Gathering
 from choir.gateway.key_verdict import retry_after, verdict
 from choir.gateway.policy import Reservation
@@ -38,6 +38,7 @@ class Attempt(Waiter):
     _connection: UpstreamConnection | None = None
     _task: asyncio.Task[None] | None = None
     _answer: Answer | None = None
+    _whole: WholeAnswer | None = None
     _copy: SideCopy | None = None
     _gathering: Gathering | None = None
     _pending_bytes = 0
@@ -115,15 +116,18 @@ class Attempt(Waiter):
             return
         self._key = key
         self._attempts += 1
-        self._pending = [upstream.head(self._method.encode(), self.match.target, kept, framing, key)]
-        if body:
-            self._pending.append(body)
+        text = upstream.head(self._method.encode(), self.match.target, kept, framing, key) + body
         connection = upstream.idle()
-        if connection is not None:
-            self._send_on(connection)
-        else:
+        if connection is None:
+            self._pending = [text]
             self._state = CONNECTING
-            self._task = self._gateway.loop.create_task(self.upstream.connect(self))
+            self._task = self._gateway.loop.create_task(upstream.connect(self))
+            return
+        self._send_on(connection)
+        if body:
+            connection.write(text)
+        else:  # it may follow
+            self._pending = [text]
 
     def _send_on(self, connection: UpstreamConnection) -> None:
         connection.call = self

@@ -116,9 +116,11 @@ class Counts:
             self.written = usage.cacheWriteInputTokens
             self.input = usage.inputTokens + (read or 0) + (self.written or 0)
             self._cached(read)
-        for output in (usage.completion_tokens, usage.output_tokens, usage.outputTokens):
-            if output is not None:
-                self.output = output
+        output = usage.completion_tokens
+        if output is None:
+            output = usage.outputTokens if usage.output_tokens is None else usage.output_tokens
+        if output is not None:
+            self.output = output
 
     def add_google(self, usage: _GoogleUsage | None) -> None:
         if usage is None:
@@ -128,6 +130,17 @@ class Counts:
         if usage.candidatesTokenCount is not None or usage.thoughtsTokenCount is not None:
             self.output = (usage.candidatesTokenCount or 0) + (usage.thoughtsTokenCount or 0)
         self._cached(usage.cachedContentTokenCount)
+
+    def take(self, answer: _Answer) -> None:
+        """Take over what an answer, or an event of one, says."""
+        if answer.usage is not None:
+            self.add(answer.usage)
+        if answer.message is not None:
+            self.add(answer.message.usage)
+        if answer.response is not None:
+            self.add(answer.response.usage)
+        if answer.usageMetadata is not None:
+            self.add_google(answer.usageMetadata)
 
     def _cached(self, tokens: int | None) -> None:
         if tokens is not None:
@@ -141,6 +154,20 @@ def _kind(content_type: bytes) -> str:
     if content_type.startswith(b"application/vnd.amazon.eventstream"):
         return "frames"
     return "json" if b"json" in content_type else ""
+
+
+def whole_counts(content_type: bytes, content_encoding: bytes, body: bytes) -> Counts:
+    """Of an answer that is there at once."""
+    if not content_encoding and len(body) <= _WHOLE and _kind(content_type) == "json":
+        counts = Counts()
+        if b'"usage' not in body:
+            return counts
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            counts.take(_answer.decode(body))
+            return counts
+    scanner = Scanner(content_type, content_encoding)
+    scanner.feed(body)
+    return scanner.finish()
 
 
 class Scanner:
@@ -232,17 +259,9 @@ class Scanner:
         return True
 
     def _take(self, answer: _Answer) -> None:
-        counts = self.counts
-        if isinstance(answer.type, str) and answer.type in _LAST_TYPES and self._kind == "events":
+        if self._kind == "events" and isinstance(answer.type, str) and answer.type in _LAST_TYPES:
             self.ended = True
-        if answer.usage is not None:
-            counts.add(answer.usage)
-        if answer.message is not None:
-            counts.add(answer.message.usage)
-        if answer.response is not None:
-            counts.add(answer.response.usage)
-        if answer.usageMetadata is not None:
-            counts.add_google(answer.usageMetadata)
+        self.counts.take(answer)
 
     def _finish_json(self) -> None:
         buffer = self._buffer

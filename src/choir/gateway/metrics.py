@@ -4,6 +4,7 @@ table, classes of status and kinds of outcome; never a user, a sandbox, a model 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from choir.gateway.dialects import Counts
@@ -51,7 +52,7 @@ class _OfProvider:
     __slots__ = ("bytes_in", "bytes_out", "cached", "calls", "cost", "first_byte", "input", "output", "seconds")
 
     def __init__(self) -> None:
-        self.calls: dict[tuple[int, str], int] = {}
+        self.calls: defaultdict[tuple[int, str], int] = defaultdict(int)
         self.seconds = Histogram()
         self.first_byte = Histogram()
         self.input = self.output = self.cached = 0
@@ -82,8 +83,7 @@ class Metrics:
         if of is None:
             of = self._providers[provider] = _OfProvider()
         kind = outcome if outcome == "ok" else outcome.partition(":")[0]
-        key = status // 100, kind
-        of.calls[key] = of.calls.get(key, 0) + 1
+        of.calls[status // 100, kind] += 1
         of.bytes_in += bytes_in
         of.bytes_out += bytes_out
         if kind != "refused":
@@ -91,9 +91,12 @@ class Metrics:
         if first_byte is not None:
             of.first_byte.add(first_byte)
         if counts is not None:
-            of.input += counts.input or 0
-            of.output += counts.output or 0
-            of.cached += counts.cached or 0
+            if counts.input:
+                of.input += counts.input
+            if counts.output:
+                of.output += counts.output
+            if counts.cached:
+                of.cached += counts.cached
         if cost:
             of.cost += cost
 

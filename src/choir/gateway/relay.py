@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from choir.gateway import accounts, body
-from choir.gateway.answer import Answer
+from choir.gateway.answer import Answer, WholeAnswer
 from choir.gateway.attempt import DONE, GATHERING, SENDING, STREAMING, TUNNELLING, Attempt
 from choir.gateway.bounds import unbounded
 from choir.gateway.conversation import Conversation, farewell
@@ -151,6 +151,22 @@ class Call(Attempt):
     def response_body(self, piece: bytes) -> None:
         if self._state != DONE and self._answer is not None:
             self._answer.body(piece)
+
+    def response_whole(self, head: ResponseHead, body: bytes) -> None:
+        if self._state == DONE:
+            return
+        if head.is_event_stream:
+            self.response_head(head)
+            self.response_body(body)
+            self.response_complete()
+            return
+        self._connection = None
+        self._status = head.status
+        standing = self.upstream.standing
+        if standing.troubled:
+            standing.answered(self._key, head.status)
+        self._whole = answer = WholeAnswer(head, body)
+        self.finish("ok", answer.text(self.request_id))
 
     def response_flush(self) -> None:
         if self._answer is not None:
@@ -296,8 +312,7 @@ class Call(Attempt):
             self._record(outcome)
         if self._answer is None and self.upstream.standing.troubled:
             self.upstream.standing.left()
-        self._pending = []
-        self._copy = self._answer = self._held = None
+        self._answer = None
         if self._gathering is not None:
             self._gathering.take()
         if last is not None:
@@ -311,7 +326,7 @@ class Call(Attempt):
 
     def _record(self, outcome: str) -> None:
         self.recorded = True
-        match, answer, tunnel = self.match, self._answer, self._tunnel
+        match, answer, tunnel = self.match, self._whole or self._answer, self._tunnel
         counts = first_byte = None
         billed, bytes_out = self._sent, self._bytes_out
         if answer is not None:
@@ -321,18 +336,16 @@ class Call(Attempt):
         if tunnel is not None:
             self._bytes_in, bytes_out = self._bytes_in + tunnel.bytes_up, tunnel.bytes_down
             counts, self._model = tunnel.conversation.finish(), self._model or body.printable(tunnel.conversation.model)
+        sandbox, model, wall, prices = self._sandbox, self._model, self._wall, self._admission.settings.prices
         reservation, self._reservation = self._reservation, None
-        cost = accounts.settle(
-            *(self._sandbox, match, self._model, reservation, counts),
-            *(outcome == "ok", billed, self._admission.settings.prices, self._wall),
-        )
+        cost = accounts.settle(sandbox, match, model, reservation, counts, outcome == "ok", billed, prices, wall)
         self._gateway.record(
-            self._sandbox,
-            self._wall,
+            sandbox,
+            wall,
             self._started,
             self.request_id,
             match.provider.name,
-            self._model,
+            model,
             match.pattern,
             self._status,
             outcome,

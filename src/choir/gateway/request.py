@@ -204,7 +204,9 @@ class Connection(asyncio.Protocol):
         elif not request.complete:
             return  # its body is read and thrown away; it is still the first
         elif len(self._queue) == 1:
-            self._next()
+            self._queue.clear()
+            if self._paused:
+                self._pause(False)
         else:
             self._gateway.loop.call_soon(self._next)
 

@@ -36,6 +36,9 @@ class Waiter(Protocol):
     def response_head(self, head: ResponseHead) -> None: ...
     def response_body(self, piece: bytes) -> None: ...
     def response_complete(self) -> None: ...
+    def response_whole(self, head: ResponseHead, body: bytes) -> None:
+        """``response_head``, ``response_body`` and ``response_complete``, for an answer that came at once."""
+
     def response_flush(self) -> None: ...
     def switched(self, rest: bytes) -> None: ...
     def upstream_lost(self, reason: str) -> None: ...
@@ -91,10 +94,8 @@ class UpstreamConnection(asyncio.Protocol):
             else:
                 known, length, head = self.upstream.known_head
                 if head is not None and len(data) == len(known) + length and data.startswith(known):
-                    call.response_head(head)
-                    if length:
-                        call.response_body(data[len(known) :])
-                    self._end(call, True)
+                    self._free(call, True)
+                    call.response_whole(head, data[len(known) :])
                     return
                 self._buffer = data
         try:
@@ -111,23 +112,24 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete:
             self._complete = False
             self._in_head, self._buffer = True, b""
-            self._end(call, self._keep_alive)
+            self._free(call, self._keep_alive)
+            call.response_complete()
         elif self._in_head and len(self._buffer) > MAX_HEAD:
             self.close()
             call.upstream_lost("malformed")
         else:
             call.response_flush()
 
-    def _end(self, call: Waiter, keep_alive: bool) -> None:
-        """The answer is whole."""
+    def _free(self, call: Waiter, keep_alive: bool) -> None:
+        """The answer is whole: another call may be made."""
         if self.call is call:  # it may have had enough before
             self.call = None
             if keep_alive and call.request_done:
-                self.pause(False)
+                if self._paused:
+                    self.pause(False)
                 self.upstream.release(self)
             else:
                 self.close()
-        call.response_complete()
 
     # ------------------------------------------------------------------ from llhttp
 

@@ -16,7 +16,8 @@ from choir.contract import UsageRecord
 from choir.gateway.journal import ROTATE_AT, Journal
 from choir.storage.ledger import Ledger
 
-BATCH = 2000  # records
+BATCH = 100
+"""Writes to the journal, each with some records, that one transaction takes."""
 BATCH_SECONDS = 0.05
 RETRY_SECONDS = 0.5
 FORGET_SECONDS = 3600.0
@@ -96,7 +97,8 @@ class Recorder:
         self._journal = journal
         self._ledger = ledger
         self._log = log
-        self._waiting: deque[tuple[UsageRecord, bytes]] = deque()
+        self._waiting: deque[tuple[Sequence[UsageRecord], bytes]] = deque()
+        """As they came, each with its lines."""
         self._wake = threading.Event()
         self._stopping = False
         self._failing = False
@@ -129,7 +131,7 @@ class Recorder:
     @property
     def accepting(self) -> bool:
         """Whether a further record has a place: the journal, or memory while that cannot be written."""
-        return not self._journal_failing or len(self._waiting) < MAX_WAITING
+        return not self._journal_failing or self.waiting < MAX_WAITING
 
     @property
     def caught_up(self) -> bool:
@@ -139,7 +141,7 @@ class Recorder:
     @property
     def waiting(self) -> int:
         """Records in memory that are not in the ledger yet."""
-        return len(self._waiting)
+        return self._taken - self._done
 
     @property
     def ledger_failing(self) -> bool:
@@ -151,14 +153,14 @@ class Recorder:
 
     def record(self, records: Sequence[UsageRecord]) -> None:
         """Make records durable, in one write, and hand them on. Call it before their answers end."""
-        lines = [_encode(record) + b"\n" for record in records]
-        kept = self._journal.append(b"".join(lines))
+        lines = b"\n".join([*map(_encode, records), b""])
+        kept = self._journal.append(lines)
         if kept is self._journal_failing:
             self._journal_state(kept)
-        if kept and len(self._waiting) >= MAX_WAITING:
+        if kept and self.waiting >= MAX_WAITING:
             self._missed = True  # read from the journal once the ledger is back
         else:
-            self._waiting.extend(zip(records, lines, strict=True))
+            self._waiting.append((records, lines))
             self._taken += len(records)
             self._wake.set()
         if self._journal.size > ROTATE_AT:
@@ -225,11 +227,12 @@ class Recorder:
                 self._replaying = False
         while self._waiting:
             batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
-            self._ledger.append(record for record, _ in batch)
+            records = [record for records, _ in batch for record in records]
+            self._ledger.append(records)
             for _ in batch:
                 self._waiting.popleft()
-            self._done += len(batch)
-            _print(b"".join(line for _, line in batch))
+            self._done += len(records)
+            _print(b"".join([lines for _, lines in batch]))
         self._forget(time.time())
         if self._failing:
             self._failing = False

@@ -44,6 +44,7 @@ from choir.storage.ledger import Ledger
 """Open calls may go on for so long when the gateway is told to stop; a service is killed after 5."""
 
 _LOGGED_CHANGES = 20
+_NO_COUNTS = Counts()
 
 LoadSettings = Callable[[Callable[[str], None]], tuple[Settings, list[ProviderStatus]]]
 """Reads configuration and keys. Its argument is told the name of a service to start. Raises ConfigError."""
@@ -105,31 +106,34 @@ class Gateway:
         """Write the record of a call. ``started`` and ``first_byte`` are of ``time.perf_counter``, ``cost`` is in
         picodollars."""
         now = time.perf_counter()
+        took = now - started
         waited = None if first_byte is None else first_byte - started
-        self._metrics.call(provider, status, outcome, now - started, waited, bytes_in, bytes_out, counts, cost)
+        self._metrics.call(provider, status, outcome, took, waited, bytes_in, bytes_out, counts, cost)
         if outcome.startswith("refused:") and counts is None:
             scarce = not self._recorder.accepting
             if not sandbox.floods.count(outcome, status, bytes_out, wall, now, scarce):
                 return
+        if counts is None:
+            counts = _NO_COUNTS
         self.endings.record(
-            UsageRecord(
-                ts=self._timestamps.format(wall),
-                request_id=request_id,
-                sandbox_id=sandbox.sandbox_id,
-                user_id=sandbox.user_id,
-                provider=provider,
-                model=model,
-                route=route,
-                status=status,
-                outcome=outcome,
-                latency_ms=int((now - started) * 1e6) / 1e3,
-                ttft_ms=None if waited is None else int(waited * 1e6) / 1e3,
-                bytes_in=bytes_in,
-                bytes_out=bytes_out,
-                input_tokens=counts.input if counts is not None else None,
-                output_tokens=counts.output if counts is not None else None,
-                cached_tokens=counts.cached if counts is not None else None,
-                cost_usd=None if cost is None else cost / USD,
+            UsageRecord(  # by position: by name it takes five times as long
+                self._timestamps.format(wall),
+                request_id,
+                sandbox.sandbox_id,
+                sandbox.user_id,
+                provider,
+                model,
+                route,
+                status,
+                outcome,
+                int(took * 1e6) / 1e3,
+                None if waited is None else int(waited * 1e6) / 1e3,
+                bytes_in,
+                bytes_out,
+                counts.input,
+                counts.output,
+                counts.cached,
+                None if cost is None else cost / USD,
             )
         )
 

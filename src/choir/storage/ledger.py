@@ -43,6 +43,8 @@ _TABLE = "{table}"
 _ROWS = 100
 """Rows of one statement. Each statement is one step without the interpreter's lock."""
 _BUSY_SECONDS = 2.0
+_LOG_PAGES = 4000
+"""16 MB of log until it is copied into the file: a page that many records change is then copied once."""
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +127,7 @@ class Ledger:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             with connection:
                 connection.execute("BEGIN IMMEDIATE")  # gateways that start at the same moment take turns
                 for statement in _SCHEMA:
