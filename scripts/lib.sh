@@ -5,6 +5,7 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$ROOT/.venv
 CACHE=$ROOT/.cache
+SYSTEM_PYTHON=/usr/bin/python3
 
 # uv and Node bring certificates of their own and ignore the machine's, where a company's may be. (UV_NATIVE_TLS: older uv.)
 export UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1 NODE_USE_SYSTEM_CA=1
@@ -23,16 +24,18 @@ die() {
   exit 69
 }
 
-# Sets PYTHON to an interpreter of 3.11 or newer, resolved to the real one (pyenv's and others' are wrappers).
+# Sets PYTHON to an interpreter of 3.11 or newer, resolved to the real one (pyenv's and others' are wrappers). The
+# system's goes first: it gets the distribution's fixes, and is built to be fast.
 find_python() {
   local name found
-  for name in python3.13 python3.12 python3.11 python3 python; do
+  for name in "$SYSTEM_PYTHON" python3.13 python3.12 python3.11 python3 python; do
     # shellcheck disable=SC2016
-    found=$("$name" -Ic 'import sys; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' 2>/dev/null) || continue
+    found=$("$name" -Ic 'import ctypes, sqlite3, ssl, sys, venv; sys.version_info >= (3, 11) or sys.exit(1)
+print(sys.executable)' 2>/dev/null) || continue
     PYTHON=$found
     return
   done
-  die "Choir needs Python 3.11 or newer and found none on PATH. Install it, e.g.: apt-get install python3"
+  die "Choir needs Python 3.11 or newer, with all of its standard library, and found none. Install it, e.g.: apt-get install python3"
 }
 
 # Sets UV to a working uv: the one on PATH, else the pinned one, installed into .cache/uv.

@@ -28,7 +28,8 @@ def put(folder: Path, name: str, script: str) -> None:
 
 
 def lib(folder: Path, commands: str) -> subprocess.CompletedProcess[str]:
-    script = f'set -euo pipefail\n. "{ROOT}/scripts/lib.sh"\nCACHE={folder.parent}/cache\n{commands}\n'
+    places = f"CACHE={folder.parent}/cache\nSYSTEM_PYTHON={folder}/system"
+    script = f'set -euo pipefail\n. "{ROOT}/scripts/lib.sh"\n{places}\n{commands}\n'
     environment = {"PATH": str(folder), "HOME": str(folder.parent)}
     return subprocess.run(["/bin/bash", "-c", script], env=environment, capture_output=True, text=True)
 
@@ -56,6 +57,14 @@ def test_python(bin_folder: Path, there: dict[str, str], taken: bool) -> None:
     else:
         assert done.returncode == 69
         assert "Python 3.11" in done.stderr
+
+
+def test_the_systems_python_goes_first(bin_folder: Path) -> None:
+    put(bin_folder, "python3", "echo anothers")
+    put(bin_folder, "system", NEW)
+    assert lib(bin_folder, 'find_python; echo "$PYTHON"').stdout.strip() == sys.executable
+    put(bin_folder, "system", f'case "$*" in *sqlite3*) exit 1;; *) {NEW};; esac  # without all of its library')
+    assert lib(bin_folder, 'find_python; echo "$PYTHON"').stdout.strip() == "anothers"
 
 
 def test_uv_on_the_path_is_used(bin_folder: Path) -> None:

@@ -109,7 +109,7 @@ class Gateway:
         took = now - started
         waited = None if first_byte is None else first_byte - started
         self._metrics.call(provider, status, outcome, took, waited, bytes_in, bytes_out, counts, cost)
-        if outcome.startswith("refused:") and counts is None:
+        if counts is None and outcome.startswith("refused:"):
             scarce = not self._recorder.accepting
             if not sandbox.floods.count(outcome, status, bytes_out, wall, now, scarce):
                 return
