@@ -23,3 +23,24 @@ def test_what_is_refused_does_not_depend_on_the_limits(name: str, bounded: bool)
     ):
         found = inspect(match, b'{"%b":%b}' % (name.encode(), value), b"", 1000, bounded).refusal
         assert (found and found.outcome) == outcome
+
+
+@pytest.mark.parametrize(
+    ("models", "bounded", "body", "outcome"),
+    [
+        (("a", "b"), False, b'{"model":"a","models":["a","dear"]}', "refused:fallback_models_denied"),
+        (("a", "b"), False, b'{"model":"dear","models":["a"]}', "refused:model_not_allowed"),
+        (("a", "b"), False, b'{"model":"a"}', None),
+        ((), True, b'{"model":"a","models":["dear"],"max_tokens":1}', "refused:fallback_models_denied"),
+        ((), False, b'{"model":"a","models":["dear"]}', None),
+    ],
+)
+def test_fallback_models_are_no_way_around_a_list(
+    models: tuple[str, ...], bounded: bool, body: bytes, outcome: str | None
+) -> None:
+    provider = Provider(
+        name="o", base_url="https://x", speaks=("openai",), allow=("POST /chat/completions",), models=models
+    )
+    match = Table([provider]).match("POST", b"/provider/v1/o/chat/completions")
+    found = inspect(match, body, b"", 1000, bounded)
+    assert (found.refusal and found.refusal.outcome) == outcome

@@ -41,6 +41,7 @@ def test_models(gateway: Gateway, double: Double) -> None:
         ({"body": body("m1-large")}, "model_not_allowed"),
         ({"body": body("M1-LARGE")}, "model_not_allowed"),
         ({"body": b"{}"}, "model_unreadable"),
+        ({"body": b'{"model":"m1","models":["m2"]}'}, "fallback_models_denied"),
         ({"path": "/embeddings", "body": body("m1")}, 200),
         ({"path": "/embeddings", "body": body("m2")}, "model_not_allowed"),
         ({"path": "/embeddings", "body": b'{"model":"m1","model":"m2"}'}, "body_undecodable"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from choir.gateway import body_policy
 from choir.gateway.body import Undecodable, inflated, strict_members, string
 from choir.gateway.bounds import generation_configs, output_bound
-from choir.gateway.policy import model_refusal
+from choir.gateway.policy import fallbacks_refusal, model_refusal
 from choir.gateway.refusals import Refusal, refused
 from choir.gateway.routing import Match
 from choir.gateway.stream_usage import asking
@@ -22,6 +22,8 @@ class Inspected:
     body: bytes
     """To be forwarded."""
     model: str | None = None
+    fallbacks: bool = False
+    """It names further models, of which the provider may choose (OpenRouter's ``models``)."""
     refusal: Refusal | None = None
     usage_asked: bool = False
     """``body`` asks for a usage chunk that the caller did not ask for."""
@@ -55,8 +57,11 @@ def inspect(match: Match, body: bytes, coding: bytes, max_body_bytes: int, bound
         if match.path_model is None:
             if "model" in members:
                 found.model = string(members["model"])
+            found.fallbacks = "models" in members
             if provider.models:
                 found.refusal = model_refusal(provider.models, found.model)
+            if found.fallbacks and found.refusal is None and (provider.models or bounded):
+                found.refusal = fallbacks_refusal()
         if dialect is not None and found.refusal is None:
             found.refusal = body_policy.refusal(provider, dialect, plain, members)
         if dialect == "chat" and "stream" in members and provider.ask_usage and plain is body and found.refusal is None:

@@ -228,6 +228,16 @@ def has_money_limit(limits: Limits) -> bool:
     return limits.usd_per_day is not None or limits.usd_per_month is not None
 
 
+def fallbacks_refusal() -> Refusal:
+    """For a call that leaves it to the provider which of several models it takes, where the model matters."""
+    return refused(
+        403,
+        "fallback_models_denied",
+        "`models` lets the provider choose among several, and this user's models, tokens or money are limited. "
+        "Ask for one, with `model`.",
+    )
+
+
 def model_refusal(allowed: tuple[str, ...], model: str | None) -> Refusal | None:
     """Whether ``model`` is on a provider's list; an empty list allows all."""
     if not allowed or model in allowed:

@@ -17,7 +17,7 @@ from choir.gateway.conversation import Conversation, farewell
 from choir.gateway.deadlines import Waiting, overdue
 from choir.gateway.gathering import Gathering
 from choir.gateway.inspection import inspect
-from choir.gateway.policy import body_too_large, limited
+from choir.gateway.policy import body_too_large, fallbacks_refusal, limited
 from choir.gateway.refusals import Refusal, error_answer, error_body, refused, upstream_failed
 from choir.gateway.request_head import uncompressed
 from choir.gateway.response_head import ResponseHead
@@ -112,6 +112,8 @@ class Call(Attempt):
         refusal = found.refusal
         if refusal is None and admission.rule is not None and not self.match.path_model:
             refusal = admission.rule.model_refusal(found.model)
+            if refusal is None and found.fallbacks and admission.rule.reads_model:
+                refusal = fallbacks_refusal()
         if refusal is not None:
             self.fail(refusal)
             return
