@@ -14,8 +14,8 @@ import pytest
 from choir import tokens
 from choir.contract import UsageRecord
 from choir.gateway.deadlines import KEEPALIVE_SECONDS
+from choir.gateway.gateway import Gateway
 from choir.gateway.main import Start, settings_loader
-from choir.gateway.worker import Gateway
 
 from .harness import chunk, provider
 

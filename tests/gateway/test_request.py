@@ -10,11 +10,11 @@ import pytest
 
 from choir import tokens
 from choir.contract import UsageRecord
+from choir.gateway.gateway import Gateway as Relay
 from choir.gateway.main import Start, settings_loader
 from choir.gateway.policy import Spending
 from choir.gateway.request import Connection
 from choir.gateway.sandboxes import Sandbox as Caller
-from choir.gateway.worker import Gateway as Relay
 
 from .fuzz.memory import Loop, Wire
 from .harness import ANSWER, Client, Double, Gateway, Sandbox

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from choir.gateway.relay import Call
 
 ERROR_BODY = 64 * 1024  # bytes of a provider's error answer, which is read as a whole before it passes
-_KEEPALIVE = b": still waiting for the provider\n\n"
+KEEP_ALIVE = b": still waiting for the provider\n\n"
 
 
 class WholeAnswer:
@@ -168,7 +168,7 @@ class Answer:
 
     def keep_alive(self) -> None:
         """Say something that every reader of server-sent events passes over."""
-        self._call.down.write(b"%x\r\n%b\r\n" % (len(_KEEPALIVE), _KEEPALIVE))
+        self._call.down.write(b"%x\r\n%b\r\n" % (len(KEEP_ALIVE), KEEP_ALIVE))
 
     def counts(self) -> Counts | None:
         """Tokens it told of; also after a break."""

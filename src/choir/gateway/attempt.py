@@ -20,9 +20,9 @@ from choir.gateway.tunnel import Tunnel
 from choir.gateway.upstream_connection import UpstreamConnection, Waiter
 
 if TYPE_CHECKING:
+    from choir.gateway.gateway import Gateway
     from choir.gateway.request import Connection
     from choir.gateway.request_parser import Request
-    from choir.gateway.worker import Gateway
 
 PENDING = 256 * 1024  # bytes of a body that may wait for a connection
 GATHERING, CONNECTING, SENDING, STREAMING, TUNNELLING, DONE = range(6)

@@ -39,6 +39,7 @@ from choir.config import Config
 from choir.contract import ProviderStatus
 from choir.errors import ChoirError, ConfigError, StartError
 from choir.gateway.credentials import Credentials, Unresolved
+from choir.gateway.log import log
 from choir.paths import State
 from choir.service import serve
 
@@ -258,12 +259,6 @@ class Master:
             os.kill(self._pid, signal.SIGKILL)
         os.close(pidfd)
         os.waitpid(self._pid, 0)
-
-
-def log(line: str) -> None:
-    from choir.gateway import worker
-
-    worker.log(line)
 
 
 def first_report(pipe: int) -> Message:

@@ -15,7 +15,7 @@ from choir.gateway.routing import guess_family
 from choir.gateway.sandboxes import MAX_CONNECTIONS, Sandbox
 
 if TYPE_CHECKING:
-    from choir.gateway.worker import Gateway
+    from choir.gateway.gateway import Gateway
 
 HEAD_SECONDS = 30.0  # to send a whole head
 IDLE_SECONDS = 300.0  # between requests

@@ -17,9 +17,9 @@ import h11
 
 from choir import tokens
 from choir.contract import UsageRecord
+from choir.gateway.gateway import Gateway
 from choir.gateway.main import Start, settings_loader
 from choir.gateway.request import Connection
-from choir.gateway.worker import Gateway
 
 from .memory import Loop, Wire
 from .messages import Message, read
