@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from choir.sandbox.memory import candidates, ranking
+from choir.sandbox.memory.documents import Ints
 from choir.sandbox.memory.ranking import Weighted
+from choir.sandbox.memory.term_postings import Postings
 from tests.sandbox.memory.arrays import documents, postings
 
 
@@ -24,7 +26,7 @@ def test_candidates_are_the_best_by_brute_force(
     weighted = [
         Weighted(
             str(at),
-            postings(docs, {doc: min(count, lengths[doc]) for doc, count in counts.items() if doc < len(lengths)}),
+            postings({doc: min(count, lengths[doc]) for doc, count in counts.items() if doc < len(lengths)}),
             weight,
         )
         for at, (counts, weight) in enumerate(terms)
@@ -36,7 +38,7 @@ def test_candidates_are_the_best_by_brute_force(
     assert not board.any()
     everything = np.arange(len(lengths), dtype=np.int32)
     scores = sum(
-        ranking.shares(everything, weighted, (), 0, docs, table),
+        ranking.shares(everything, weighted, (), 0, docs, table, board),
         np.zeros(len(lengths), np.float64),
     )
     assert len(found) == min(wanted, np.count_nonzero(scores))
@@ -50,8 +52,30 @@ def test_a_document_without_the_weightiest_term_may_still_be_the_best() -> None:
     docs = documents([30] * 4 + [1] * 4)
     table = ranking.lengths_table(docs, 8.0)
     terms = [
-        Weighted("a", postings(docs, dict.fromkeys(range(4), 1)), 1.0),
-        Weighted("b", postings(docs, {4: 1, 5: 1}), 0.95),
+        Weighted("a", postings(dict.fromkeys(range(4), 1)), 1.0),
+        Weighted("b", postings({4: 1, 5: 1}), 0.95),
     ]
     board = np.zeros(len(docs.length), np.float32)
     assert candidates.candidates(terms, docs, table, 0, 2, board).tolist() == [4, 5]
+
+
+def test_common_terms_are_only_looked_up_for_what_may_be_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = documents([8] * 120)
+    table = ranking.lengths_table(docs, 8.0)
+    terms = [
+        Weighted("common", postings(dict.fromkeys(range(120), 1)), 0.5),
+        Weighted("less", postings({doc: 1 + doc % 2 for doc in range(0, 120, 3)}), 1.0),
+        Weighted("rare", postings(dict.fromkeys(range(40, 60), 1)), 9.0),
+    ]
+    looked_up: list[int] = []
+
+    def probe(part: Postings, pool: Ints) -> ranking.Place:
+        looked_up.append(len(pool))
+        return ranking.probe(part, pool)
+
+    monkeypatch.setattr(candidates, "probe", probe)
+    found = candidates.candidates(terms, docs, table, 0, 3, np.zeros(len(docs.length), np.float32))
+    assert found.tolist() == [45, 51, 57]  # twice "less"
+    assert looked_up
+    assert max(looked_up) <= 20
+    assert looked_up[-1] < looked_up[0]

@@ -21,6 +21,8 @@ def test_frequencies(texts: list[list[int]], cut: int) -> None:
     asked = np.arange(-1, 15)
     assert found.count(asked).tolist() == [known.get(key, 0) for key in asked.tolist()]
     assert Frequencies.unpack(found.pack()).count(asked).tolist() == found.count(asked).tolist()
+    whole = Frequencies.sum([Frequencies.sum(()), *(Frequencies.of([each.segment()]) for each in (one, two))])
+    assert (whole.keys.tolist(), whole.sizes.tolist()) == (found.keys.tolist(), found.sizes.tolist())
     gone = {key: min(size, key % 3) for key, size in known.items() if size}
     less = found.minus(gone)
     assert less.count(asked).tolist() == [known.get(key, 0) - gone.get(key, 0) for key in asked.tolist()]

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choir.sandbox.memory.postings import DamagedIndexError, decode, decode_pages, encode, gather
+from choir.sandbox.memory.postings import DamagedIndexError, decode, encode, join, take_apart
 from tests.sandbox.memory.arrays import listed, plain
 
 entries = st.dictionaries(st.integers(0, 65535), st.tuples(st.integers(1, 255), st.integers(0, 255)), min_size=1)
@@ -22,23 +23,25 @@ def test_damage_is_seen(data: bytes) -> None:
         decode(data)
 
 
-@given(st.dictionaries(st.integers(0, 32000), entries, max_size=5))
-def test_pages_at_once(pages: dict[int, dict[int, tuple[int, int]]]) -> None:
-    lists = [(page, listed(pages[page])) for page in sorted(pages)]
-    one, other = gather(lists), decode_pages([(page, encode(each)) for page, each in lists])
-    assert [each.tolist() for each in one] == [each.tolist() for each in other]
-    assert [each.dtype for each in one] == [each.dtype for each in other]
+@given(st.lists(st.dictionaries(st.integers(0, 32000), entries, max_size=5), max_size=4))
+def test_lists_at_once(terms: list[dict[int, dict[int, tuple[int, int]]]]) -> None:
+    lists = [[(page, take_apart(encode(listed(pages[page])))) for page in sorted(pages)] for pages in terms]
+    for pages, (docs, counts, first) in zip(terms, join(lists), strict=True):
+        assert list(zip(docs.tolist(), counts.tolist(), first.tolist(), strict=True)) == [
+            (page << 16 | slot, *pages[page][slot]) for page in sorted(pages) for slot in sorted(pages[page])
+        ]
+        assert (docs.dtype, counts.dtype, first.dtype) == (np.int32, np.uint8, np.uint8)
 
 
 @pytest.mark.parametrize("data", DAMAGED)
-def test_damage_is_seen_among_pages(data: bytes) -> None:
+def test_damage_is_seen_among_lists(data: bytes) -> None:
     with pytest.raises(DamagedIndexError):
-        decode_pages([(3, encode(listed({1: (1, 0)}))), (4, data)])
+        join([[(3, take_apart(encode(listed({1: (1, 0)}))))], [(2, take_apart(data))]])
 
 
-def test_gather() -> None:
-    docs, counts, first = gather([(0, listed({1: (1, 0)})), (2, listed({0: (2, 3), 5: (1, 1)}))])
-    assert docs.tolist() == [1, 131072, 131077]
-    assert counts.tolist() == [1, 2, 1]
-    assert first.tolist() == [0, 3, 1]
-    assert len(gather([])[0]) == 0
+def test_a_list_out_of_order_is_seen_between_lists() -> None:
+    one, two = (take_apart(encode(listed({slot: (1, 0)}))) for slot in (1, 2))
+    assert len(join([[(0, two)], [(0, one)]])) == 2
+    for wrong in ([(0, two), (0, one)], [(0, one), (0, one)]):
+        with pytest.raises(DamagedIndexError):
+            join([[(0, one)], wrong, [(0, two)]])

@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from choir.sandbox.memory import ranking
 from choir.sandbox.memory.ranking import Weighted
 from choir.sandbox.memory.term_postings import TermPostings
-from tests.sandbox.memory.arrays import documents, part, postings
+from tests.sandbox.memory.arrays import board, documents, part, postings
 
 
 def test_context_is_the_maximum_over_neighbours() -> None:
     # A thread of five; one without a thread, which is nobody's neighbour.
     docs = documents([8] * 6, [None, 0, 1, 2, 3, None])
     table = ranking.lengths_table(docs, 8.0)
-    term = Weighted("t", postings(docs, {1: 1, 5: 1}), 1.0)
+    term = Weighted("t", postings({1: 1, 5: 1}), 1.0)
     window = ranking.window(docs, np.array([1, 5], np.int32))
-    own = ranking.shares(window.docs, [term], (), 0, docs, table)
+    own = ranking.shares(window.docs, [term], (), 0, docs, table, board(docs))
     scores = dict(zip(window.links.tolist(), ranking.spread(window, own).sum(axis=0).tolist(), strict=True))
     one = scores[5]
     assert scores[1] == one
@@ -41,9 +41,9 @@ def test_pairs_count_when_side_by_side() -> None:
     table = ranking.lengths_table(docs, 8.0)
     both = np.array([0, 1], np.int32)
     left, right = (
-        Weighted("w", TermPostings.of([(0, part(docs, [0, 1], [1, 1], first))]), 1.0) for first in ([3, 3], [4, 5])
+        Weighted("w", TermPostings.of([(0, part([0, 1], [1, 1], first))]), 1.0) for first in ([3, 3], [4, 5])
     )
-    own = ranking.shares(both, [left, right], [(0, 1)], 0, docs, table)
+    own = ranking.shares(both, [left, right], [(0, 1)], 0, docs, table, board(docs))
     assert own[2].tolist() == [np.float32(ranking.PAIR) * own[0][0], 0.0]
 
 
@@ -60,14 +60,14 @@ def test_a_part_of_a_window_is_the_window_of_that_part(found: set[int]) -> None:
     docs = documents([8] * 20, [None, *range(12), None, *range(13, 19)])
     table = ranking.lengths_table(docs, 8.0)
     terms = [
-        Weighted("a", postings(docs, dict.fromkeys(range(0, 20, 3), 1)), 1.0),
-        Weighted("b", postings(docs, {4: 2}), 2.0),
+        Weighted("a", postings(dict.fromkeys(range(0, 20, 3), 1)), 1.0),
+        Weighted("b", postings({4: 2}), 2.0),
     ]
     whole = ranking.window(docs, np.arange(20, dtype=np.int32))
     few = np.array(sorted(found), np.int32)
-    part, own = whole.part(few, ranking.shares(whole.docs, terms, [(0, 1)], 0, docs, table))
+    part, own = whole.part(few, ranking.shares(whole.docs, terms, [(0, 1)], 0, docs, table, board(docs)))
     alone = ranking.window(docs, few, spread=False)
     assert part.links.tolist() == alone.links.tolist()
     assert part.docs.tolist() == alone.docs.tolist()
     assert part.around.tolist() == alone.around.tolist()
-    assert own.tolist() == ranking.shares(alone.docs, terms, [(0, 1)], 0, docs, table).tolist()
+    assert own.tolist() == ranking.shares(alone.docs, terms, [(0, 1)], 0, docs, table, board(docs)).tolist()

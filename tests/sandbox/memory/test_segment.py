@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from choir.sandbox.memory.postings import DamagedIndexError
 from choir.sandbox.memory.segment import Segment, join
 from choir.sandbox.memory.tail import Tail
-from tests.sandbox.memory.arrays import expected, plain, texts_of_keys
+from tests.sandbox.memory.arrays import expected, found, plain, texts_of_keys
 
 
 @given(texts_of_keys, st.integers(0, 12))
@@ -24,9 +24,9 @@ def test_a_tail_a_segment_and_parts_of_it_say_the_same(texts: list[list[int]], c
     ranges = [segment.between(0, cut), segment.between(cut, 13)]
     for key in range(13):
         wanted = expected(texts, key)
-        assert plain(tail.find(key)) == plain(segment.find(key)) == plain(unpacked.find(key)) == wanted
-        assert plain(joined.find(key)) == plain(ranges[key >= cut].find(key)) == wanted
-    assert {key: plain(found) for key, found in segment.lists()} == {
+        assert found(tail, key) == found(segment, key) == found(unpacked, key) == wanted
+        assert found(joined, key) == found(ranges[key >= cut], key) == wanted
+    assert {key: plain(each) for key, each in segment.lists()} == {
         key: expected(texts, key) for key in range(13) if expected(texts, key)
     }
 
@@ -41,7 +41,7 @@ def test_removing(texts: list[list[int]], gone: set[int]) -> None:
         tail.remove(slot)
     for key in range(13):
         wanted = [each for each in expected(texts, key) if each[0] not in gone]
-        assert plain(segment.find(key)) == plain(tail.find(key)) == wanted
+        assert found(segment, key) == found(tail, key) == wanted
 
 
 @given(st.integers(0, 30), st.integers(0, 255))

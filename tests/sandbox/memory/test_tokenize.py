@@ -3,10 +3,11 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
+import snowballstemmer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choir.sandbox.memory.tokenize import MAX_WORD, Tokenizer, key_of
+from choir.sandbox.memory.tokenize import MAX_WORD, Tokenizer, key_of, stop_words
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,26 @@ def test_any_text_and_always_the_same(text: str) -> None:
     assert Tokenizer().terms(text) == terms == tokenizer.terms(text)
     assert tokenizer.terms(unicodedata.normalize("NFKC", text)) == terms
     assert all(0 <= key < 1 << 47 for key in tokenizer.keys(text))
+
+
+def test_the_stemmer_is_asked_for_what_it_changes() -> None:
+    text = "cats hoped hoping controller operator electric adoption criticism irritant dependent cease happy skies skis"
+    stem = snowballstemmer.stemmer("english").stemWord
+    for word in text.split():
+        assert Tokenizer().terms(word) == [stem(word)] != [word]
+
+
+@given(st.text("abcdefghiklmnorstuvyzé", min_size=1, max_size=12))
+def test_the_stemmer_leaves_the_others_as_they_are(word: str) -> None:
+    if word not in stop_words().index:
+        assert Tokenizer().terms(word) == [snowballstemmer.stemmer("english").stemWord(word)]
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_what_is_ascii_is_split_as_all_is(text: str) -> None:
+    tokenizer = Tokenizer()
+    words = [word for word, _ in tokenizer.words(text)]
+    assert words == [word for word, _ in tokenizer.words(text + " é")][:-1]
 
 
 def test_question_words() -> None:

@@ -8,8 +8,9 @@ next start.
 kind                   data beside ``run``
 =====================  ============================================================================================
 run_started            prompt; model (``PROVIDER/NAME``); tools (their names, none for plain chat); context (ids of the
-                       remembered items that the model was shown); separated (whether its commands are kept from the
-                       sandbox's own state and processes, see ``separation``)
+                       remembered items that the model was shown); without_memory (a sentence: why none could be looked
+                       up, else ""); separated (whether its commands are kept from the sandbox's own state and
+                       processes, see ``separation``)
 run_text               text: the next piece of the answer
 tool_call              call (an id), tool, arguments (an object)
 tool_output            call, text: the next piece of what it prints, while it runs

@@ -13,7 +13,7 @@ from choir.sandbox.actor import ThreadActor
 from choir.sandbox.agent.events import CALL, RESULT
 from choir.sandbox.memory import messages as m
 from choir.sandbox.memory.context import rendered
-from choir.sandbox.memory.model import Draft
+from choir.sandbox.memory.model import Draft, RebuildingError
 
 CONTEXT_TOKENS = 1500
 STEP_CHARACTERS = 2000
@@ -29,14 +29,18 @@ class Recollection:
     def __init__(self, memory: Callable[[], ThreadActor]) -> None:
         self._memory = memory
 
-    async def context(self, prompt: str) -> tuple[str, list[str]]:
-        """What to show a model that is asked ``prompt``, and the ids of the items in it.
+    async def context(self, prompt: str) -> tuple[str, list[str], str]:
+        """What to show a model that is asked ``prompt``, the ids of the items in it, and why there are none when
+        nothing could be looked up: the index is being made anew, which no run waits for.
 
         Raises:
             ChoirError: the memory's.
         """
-        found = await self._memory().ask(m.ArtifactContextPack(prompt, CONTEXT_TOKENS))
-        return found.text, [item.item_id for item in found.items]
+        try:
+            found = await self._memory().ask(m.ArtifactContextPack(prompt, CONTEXT_TOKENS))
+        except RebuildingError as error:
+            return f"[nothing can be looked up: {error.message}]", [], error.message
+        return found.text, [item.item_id for item in found.items], ""
 
     async def search(self, query: str, results: int) -> str:
         """As a model reads it.

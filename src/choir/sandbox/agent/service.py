@@ -166,7 +166,7 @@ class AgentService:
 
     async def _begin(self, run: str, prompt: str, choice: providers.Choice, begun: asyncio.Future[None]) -> Request:
         turns = (await self.load()).turns()
-        context, shown = ("", []) if choice.plain else await self._memory.context(prompt)
+        context, shown, without = ("", [], "") if choice.plain else await self._memory.context(prompt)
         home = self._environment["HOME"]
         separated = separation.available()
         search = None if choice.plain else providers.search_provider(self._environment)
@@ -179,6 +179,7 @@ class AgentService:
                 "model": choice.name,
                 "tools": list(names),
                 "context": shown,
+                "without_memory": without,
                 "separated": separated,
             },
         )

@@ -30,6 +30,16 @@ def distinct(numbers: Ints) -> Ints:
     return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))]
 
 
+def among(numbers: Ints, ascending: Ints) -> npt.NDArray[np.bool_]:
+    """Which of ``numbers`` are in ``ascending``; as ``np.isin``, of which the first call alone takes 40 ms."""
+    if not len(ascending):
+        return np.zeros(len(numbers), np.bool_)
+    at = ascending.searchsorted(numbers)
+    np.minimum(at, len(ascending) - 1, out=at)
+    found: npt.NDArray[np.bool_] = ascending.take(at) == numbers
+    return found
+
+
 @dataclass
 class Totals:
     """Of one collection."""
@@ -59,6 +69,9 @@ class Documents:
     collection_of_page: list[int] = field(default_factory=list)
     totals: dict[int, Totals] = field(default_factory=dict)
     repeat_count: int = 0
+    longest: int = 1
+    """No ``length`` is greater."""
+
     span: tuple[int, int] | None = None
     """The earliest and the latest time."""
 
@@ -78,7 +91,8 @@ class Documents:
             )
 
     def add(self, doc: int, terms: int, question: bool, created: int, previous: int | None) -> None:
-        self.length[doc] = min(terms, MAX_LENGTH) + 1
+        self.length[doc] = length = min(terms, MAX_LENGTH) + 1
+        self.longest = max(self.longest, length)
         self.question[doc] = question
         self.created[doc] = created
         self._count(doc >> PAGE_BITS, 1, min(terms, MAX_LENGTH))
@@ -155,6 +169,7 @@ class Documents:
             getattr(self, name)[start : start + size] = np.frombuffer(columns, kind, size, at)
             at += size * np.dtype(kind).itemsize
         part = self.length[start : start + size]
+        self.longest = max(self.longest, int(part.max(initial=1)))
         living = int(np.count_nonzero(part))
         self._count(start >> PAGE_BITS, living, int(part.sum(dtype=np.int64)) - living)
         if living:
@@ -185,9 +200,7 @@ class Documents:
         return self._pick(links, None, self.repeat_doc)
 
     def _pick(self, links: Ints, docs: Ints | None, repeats: Ints) -> Ints:
-        found = np.full(len(links), NONE, np.int32)
-        own = links >= 0
-        found[own] = links[own] if docs is None else docs[links[own]]
+        found = np.where(links >= 0, links if docs is None else docs.take(links, mode="clip"), NONE)
         if len(repeats):
             again = (links < 0) & (links != NONE)
             found[again] = repeats[~links[again]]

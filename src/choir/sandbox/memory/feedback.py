@@ -34,9 +34,14 @@ def expansion(
         return []
     counts = [len(keys) for _, keys in best]
     each = np.array([score for score, _ in best]) / (total * np.array(counts))
-    keys, inverse = np.unique(np.array([key for _, keys in best for key in keys], np.int64), return_inverse=True)
-    weights = np.bincount(inverse, np.repeat(each, counts)) * idf(keys)
-    weights[np.isin(keys, query)] = 0
+    every = np.array([key for _, keys in best for key in keys], np.int64)
+    order = np.argsort(every, kind="stable")
+    every = every[order]
+    begins = np.concatenate(([True], every[1:] != every[:-1]))
+    keys = every[begins]
+    weights = np.bincount(np.cumsum(begins) - 1, np.repeat(each, counts)[order]) * idf(keys)
+    known = set(query)
+    weights[[at for at, key in enumerate(keys.tolist()) if key in known]] = 0
     chosen = np.lexsort((-keys, -weights))[:TERMS]
     chosen = chosen[weights[chosen] > 0]
     whole = weights[chosen].sum()

@@ -1,4 +1,4 @@
-"""How many documents of a page have each term: what is asked of far more terms than have their postings read. Pure."""
+"""How many documents have each term: what is asked of far more terms than have their postings read. Pure."""
 
 from __future__ import annotations
 
@@ -29,10 +29,19 @@ class Frequencies:
 
     @classmethod
     def of(cls, segments: Iterable[Segment]) -> Frequencies:
-        parts = list(segments)
-        keys, inverse = np.unique(np.concatenate([each.keys for each in parts]), return_inverse=True)
-        sizes = np.concatenate([np.diff(each.starts) for each in parts])
-        return cls(keys, np.bincount(inverse, sizes, len(keys)).astype(np.int64))
+        return cls.sum(cls(each.keys, np.diff(each.starts).astype(np.int64)) for each in segments)
+
+    @classmethod
+    def sum(cls, parts: Iterable[Frequencies]) -> Frequencies:
+        """Of all parts' documents together."""
+        found = [each for each in parts if len(each.keys)]
+        if not found:
+            return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        keys = np.concatenate([each.keys for each in found])
+        order = np.argsort(keys, kind="stable")  # merges what is in order already
+        keys = keys[order]
+        begins = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+        return cls(keys[begins], np.add.reduceat(np.concatenate([each.sizes for each in found])[order], begins))
 
     def count(self, keys: Keys) -> Sizes:
         """For each of ``keys``; 0 where there is none."""

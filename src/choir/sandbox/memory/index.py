@@ -56,23 +56,25 @@ class Index:
         self.documents = Documents()
         self.pages.clear()
         self.open = {}
-        self.lookup.begin(self.documents)
+        merged: list[Frequencies] = []
         self.generation = schema.read_meta(self.db, "generation")
         rows = self.db.execute(
             "SELECT page, collection, state, step, columns, frequencies FROM memory_pages ORDER BY page"
         )
         for page, collection, state, step, columns, frequencies in rows.fetchall():
-            self._load_page(page, Page(collection, state, step), columns or b"", frequencies or b"")
+            self._load_page(page, Page(collection, state, step), columns or b"")
+            if state == "merged":
+                merged.append(Frequencies.unpack(frequencies or b""))
+        self.lookup.begin(Frequencies.sum(merged))
         self.load_new()
         self.documents.derive()
 
-    def _load_page(self, number: int, page: Page, columns: bytes, frequencies: bytes) -> None:
+    def _load_page(self, number: int, page: Page, columns: bytes) -> None:
         self.pages[number] = page
         self.documents.add_page(number, page.collection)
         start = number << PAGE_BITS
         if page.state == "merged":
             page.size = self.documents.load(start, columns)
-            page.frequencies = Frequencies.unpack(frequencies)
         for at, columns, postings in self.db.execute(
             "SELECT start, columns, postings FROM memory_segments WHERE page = ? ORDER BY start", (number,)
         ):
@@ -125,7 +127,6 @@ class Index:
         page.tail.add(doc & SLOT, keys)
         page.size = (doc & SLOT) + 1
         self.documents.add(doc, len(keys), content.rstrip().endswith(("?", "？")), created, previous)
-        self.lookup.added(keys)
 
     def flush(self) -> None:
         """Make segments of the tails that are long enough."""
@@ -181,16 +182,16 @@ class Index:
 
     def _finish_merge(self, number: int, page: Page) -> None:
         base = number << PAGE_BITS
-        page.frequencies = Frequencies.of(page.segments.values())
+        frequencies = Frequencies.of(page.segments.values())
         self.db.execute(
             "UPDATE memory_pages SET state = 'merged', columns = ?, frequencies = ? WHERE page = ?",
-            (self.documents.columns(base, base + CAPACITY), page.frequencies.pack(), number),
+            (self.documents.columns(base, base + CAPACITY), frequencies.pack(), number),
         )
         self.db.execute("DELETE FROM memory_segments WHERE page = ?", (number,))
         page.state = "merged"
         page.segments.clear()
         page.tail = Tail(CAPACITY)
-        self.lookup.forget()
+        self.lookup.begin(Frequencies.sum((self.lookup.frequencies, frequencies)))
 
     def changed(self) -> None:
         """Tell other processes to load anew."""

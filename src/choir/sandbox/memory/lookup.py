@@ -1,30 +1,30 @@
-"""Reading the index: the postings of a term, wherever they are, and how many there are of many terms at once."""
+"""Reading the index: the postings of terms, wherever they are, and how many there are of many terms at once."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
-from choir.sandbox.memory.documents import Documents
-from choir.sandbox.memory.frequencies import Keys, Sizes
+from choir.sandbox.memory.frequencies import Frequencies, Keys, Sizes
 from choir.sandbox.memory.page import SLOT, Page
-from choir.sandbox.memory.postings import PAGE_BITS, Listed, decode_pages, gather
+from choir.sandbox.memory.postings import PAGE_BITS, Part, join, take_apart
 from choir.sandbox.memory.term_postings import Postings, TermPostings
 
 CACHED_POSTINGS = 16_000_000
-"""Of merged pages, eight bytes each."""
+"""Of merged pages, six bytes each."""
 
-CACHED_FRESH = 1_000_000
-"""Of pages that still fill."""
+_Parts = tuple[tuple[int, Postings], ...]
+"""Of one term, by collection."""
 
-
-CACHED_SIZES = 200_000
+_Lists = dict[int, list[tuple[int, Part]]]
 
 
 class Lookup:
-    """
+    """``frequencies`` are those of all merged pages.
+
     Args:
         pages: by number; the caller's own, as it grows.
 
@@ -35,106 +35,77 @@ class Lookup:
     def __init__(self, db: sqlite3.Connection, pages: dict[int, Page]) -> None:
         self._db = db
         self._pages = pages
-        self._documents = Documents()
-        self._merged: dict[int, TermPostings] = {}
+        self.begin(Frequencies.sum(()))
+
+    def begin(self, frequencies: Frequencies) -> None:
+        """Merged pages changed."""
+        self.frequencies = frequencies
+        self._merged: dict[int, _Parts] = {}
         self._merged_size = 0
-        self._sizes: dict[int, int] = {}
-        self._fresh: dict[int, TermPostings] = {}
-        self._fresh_size = 0
 
-    def begin(self, documents: Documents) -> None:
-        """The index was loaded anew."""
-        self._documents = documents
-        self.forget()
+    def postings(self, keys: Sequence[int]) -> list[TermPostings]:
+        """All documents that have each term."""
+        merged, fresh = self._of_merged(keys), self._of_fresh(keys)
+        return [TermPostings.of((*one, *other)) for one, other in zip(merged, fresh, strict=True)]
 
-    def forget(self) -> None:
-        """After anything but an addition."""
-        self._merged.clear()
-        self._merged_size = 0
-        self._sizes.clear()
-        self.forget_fresh()
-
-    def forget_fresh(self) -> None:
-        self._fresh.clear()
-        self._fresh_size = 0
-
-    def added(self, keys: Iterable[int]) -> None:
-        """A document with these terms."""
-        if self._fresh:
-            for key in keys:
-                if stale := self._fresh.pop(key, None):
-                    self._fresh_size -= len(stale)
-
-    def postings(self, key: int) -> TermPostings:
-        """All documents that have a term."""
-        merged, fresh = self._of_merged(key), self._of_fresh(key)
-        if not fresh.size:
-            return merged
-        parts = dict(merged.parts)
-        for collection, own in fresh.parts.items():
-            parts[collection] = (*parts.get(collection, ()), *own)
-        return TermPostings(parts, merged.size + fresh.size)
-
-    def _of_merged(self, key: int) -> TermPostings:
-        found = self._merged.get(key)
-        if found is not None:
-            self._merged[key] = self._merged.pop(key)  # the latest used is the last to make room
-            return found
-        low = key << PAGE_BITS
-        by_collection: dict[int, list[tuple[int, bytes]]] = {}
-        for row, data in self._db.execute(
-            "SELECT key, postings FROM memory_postings WHERE key BETWEEN ? AND ?", (low, low | SLOT)
-        ).fetchall():
-            page = self._pages.get(row & SLOT)
-            if page is not None and page.state == "merged":
-                by_collection.setdefault(page.collection, []).append((row & SLOT, data))
-        found = TermPostings.of(
-            (collection, Postings.of(decode_pages(rows), self._documents.length))
-            for collection, rows in by_collection.items()
-        )
-        self._merged[key] = found
-        self._merged_size += len(found)
+    def _of_merged(self, keys: Sequence[int]) -> list[_Parts]:
+        known = self._merged
+        missing = [key for key in keys if key not in known]
+        for key, parts in zip(missing, self._read(missing), strict=True):
+            # Of all that were read together the arrays are parts of; the cache keeps one without the others.
+            known[key] = tuple(
+                (collection, Postings(each.docs.copy(), each.counts.copy(), each.first.copy()))
+                for collection, each in parts
+            )
+            self._merged_size += _size(parts)
+        found = []
+        for key in keys:
+            known[key] = parts = known.pop(key)  # the latest used is the last to make room
+            found.append(parts)
         while self._merged_size > CACHED_POSTINGS:
-            self._merged_size -= len(self._merged.pop(next(iter(self._merged))))
+            self._merged_size -= _size(known.pop(next(iter(known))))
         return found
 
-    def _of_fresh(self, key: int) -> TermPostings:
-        found = self._fresh.get(key)
-        if found is not None:
-            return found
-        lists: dict[int, list[tuple[int, Listed]]] = {}
+    def _read(self, keys: Sequence[int]) -> list[_Parts]:
+        merged = {number: page.collection for number, page in self._pages.items() if page.state == "merged"}
+        lists: list[_Lists] = [defaultdict(list) for _ in keys]
+        for found, key in zip(lists, keys, strict=True):
+            low = key << PAGE_BITS
+            for row, data in self._db.execute(
+                "SELECT key, postings FROM memory_postings WHERE key BETWEEN ? AND ?", (low, low | SLOT)
+            ).fetchall():
+                number = row & SLOT
+                if number in merged:
+                    found[merged[number]].append((number, take_apart(data)))
+        return _joined(lists)
+
+    def _of_fresh(self, keys: Sequence[int]) -> list[_Parts]:
+        lists: list[_Lists] = [defaultdict(list) for _ in keys]
+        numbers = np.array(keys, np.int64)
         for number, page in self._pages.items():
-            if page.segments or page.tail.size:
-                own = [each for segment in page.segments.values() if (each := segment.find(key))]
-                if latest := page.tail.find(key):
-                    own.append(latest)
-                lists.setdefault(page.collection, []).extend((number, each) for each in own)
-        found = TermPostings.of(
-            (collection, Postings.of(gather(own), self._documents.length)) for collection, own in lists.items() if own
-        )
-        self._fresh[key] = found
-        self._fresh_size += len(found) + 1
-        if self._fresh_size > CACHED_FRESH:
-            self.forget_fresh()
-        return found
+            for segment in page.segments.values():
+                for index, part in segment.find(numbers):
+                    lists[index][page.collection].append((number, part))
+            if page.tail.size:
+                for index, part in page.tail.find(keys):
+                    lists[index][page.collection].append((number, part))
+        return _joined(lists)
 
     def having(self, keys: Keys) -> Sizes:
         """How many documents have each term; without reading postings."""
-        listed = keys.tolist()
-        unknown = np.array([key for key in listed if key not in self._sizes], np.int64)
-        if len(unknown):
-            if len(self._sizes) > CACHED_SIZES:
-                self._sizes.clear()
-                unknown = keys
-            sizes = np.zeros(len(unknown), np.int64)
-            for page in self._pages.values():
-                if page.frequencies is not None:
-                    sizes += page.frequencies.count(unknown)
-            self._sizes.update(zip(unknown.tolist(), sizes.tolist(), strict=True))
-        sizes = np.array([self._sizes[key] for key in listed], np.int64)
+        sizes = self.frequencies.count(keys)
         for page in self._pages.values():
             for segment in page.segments.values():
                 sizes += segment.count(keys)
             if page.tail.size:
-                sizes += np.array([page.tail.having(key) for key in listed], np.int64)
+                sizes += np.array([page.tail.having(key) for key in keys.tolist()], np.int64)
         return sizes
+
+
+def _joined(lists: Sequence[_Lists]) -> list[_Parts]:
+    whole = iter(join([parts for by_collection in lists for parts in by_collection.values()]))
+    return [tuple((collection, Postings(*next(whole))) for collection in by_collection) for by_collection in lists]
+
+
+def _size(parts: _Parts) -> int:
+    return sum(len(each) for _, each in parts) + 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from choir.sandbox.memory.frequencies import Frequencies
 from choir.sandbox.memory.postings import PAGE
 from choir.sandbox.memory.segment import Segment
 from choir.sandbox.memory.tail import Tail
@@ -16,7 +15,7 @@ SLOT = PAGE - 1
 @dataclass
 class Page:
     """``state``: open (filling), merging (full; its segments still answer), merged (its rows answer) or stale (to be
-    made anew). ``size`` is the next free slot, ``step`` how much of a merge is done; ``frequencies`` a merged one's."""
+    made anew). ``size`` is the next free slot, ``step`` how much of a merge is done."""
 
     collection: int
     state: str
@@ -24,4 +23,3 @@ class Page:
     size: int = 0
     segments: dict[int, Segment] = field(default_factory=dict)
     tail: Tail = field(default_factory=lambda: Tail(0))
-    frequencies: Frequencies | None = None

@@ -7,7 +7,9 @@ flag byte.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +21,12 @@ MAX_COUNT = 255
 Bytes = npt.NDArray[np.uint8]
 Slots = npt.NDArray[np.uint16]
 Docs = npt.NDArray[np.int32]
+Buffer = bytes | Bytes | Slots
 Raw = tuple[Docs, Bytes, Bytes]
 """Document numbers, counts and first positions."""
+
+Part = tuple[int, Buffer, Buffer, Buffer]
+"""One term in one page: how many documents; slots, counts and first positions as in ``Listed``, or their bytes."""
 
 
 class DamagedIndexError(Exception):
@@ -64,36 +70,34 @@ def decode(data: bytes) -> Listed:
     return Listed(slots, counts, first)
 
 
-def decode_pages(rows: list[tuple[int, bytes]]) -> Raw:
-    """(page, bytes) in ascending order as one; as ``decode`` and ``gather``. Most lists are short: bytes are joined,
-    arrays made once.
+def take_apart(data: bytes) -> Part:
+    """What ``encode`` wrote, its order not looked at.
 
     Raises:
-        DamagedIndexError: as ``decode``.
+        DamagedIndexError: the length or the flag is impossible.
     """
-    sizes, slots, first, counts = [], [], [], []
-    for _, data in rows:
-        flag = data[-1] if data else 2
-        size, rest = divmod(len(data) - 1, 3 + flag)
-        if flag > 1 or rest or not size:
-            raise DamagedIndexError("a posting list has an impossible length")
-        sizes.append(size)
-        slots.append(data[: 2 * size])
-        first.append(data[2 * size : 3 * size])
-        counts.append(data[3 * size : -1] if flag else b"\x01" * size)
-    docs = np.repeat(np.array([page << PAGE_BITS for page, _ in rows], np.int32), sizes)
+    flag = data[-1] if data else 2
+    size, rest = divmod(len(data) - 1, 3 + flag)
+    if flag > 1 or rest or not size:
+        raise DamagedIndexError("a posting list has an impossible length")
+    counts = data[3 * size : -1] if flag else b"\x01" * size
+    return size, data[: 2 * size], counts, data[2 * size : 3 * size]
+
+
+def join(lists: Sequence[Sequence[tuple[int, Part]]]) -> list[Raw]:
+    """Each list's parts with their pages, ascending, as one. Most are short: arrays are made once for all of them.
+
+    Raises:
+        DamagedIndexError: a list does not ascend.
+    """
+    pages, parts = zip(*chain.from_iterable(lists), strict=True) if any(lists) else ((), ())
+    sizes, slots, counts, first = zip(*parts, strict=True) if parts else ((),) * 4
+    docs = np.repeat(np.array(pages, np.int32) << PAGE_BITS, np.array(sizes, np.intp))
     docs += np.frombuffer(b"".join(slots), np.uint16)
-    if not (docs[1:] > docs[:-1]).all():
+    all_counts, all_first = (np.frombuffer(b"".join(each), np.uint8) for each in (counts, first))
+    ends = np.cumsum((0, *sizes))[np.cumsum([len(each) for each in lists], dtype=np.intp)].tolist()
+    ascends = docs[1:] > docs[:-1]
+    ascends[[end - 1 for end in ends if 0 < end < len(docs)]] = True
+    if not ascends.all():
         raise DamagedIndexError("a posting list is out of order")
-    return docs, np.frombuffer(b"".join(counts), np.uint8), np.frombuffer(b"".join(first), np.uint8)
-
-
-def gather(lists: list[tuple[int, Listed]]) -> Raw:
-    """(page, list) in ascending order as one."""
-    if not lists:
-        return np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(0, np.uint8)
-    return (
-        np.concatenate([each.slots.astype(np.int32) + (page << PAGE_BITS) for page, each in lists]),
-        np.concatenate([each.counts for _, each in lists]),
-        np.concatenate([each.first for _, each in lists]),
-    )
+    return [(docs[begin:end], all_counts[begin:end], all_first[begin:end]) for begin, end in pairwise((0, *ends))]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from choir.sandbox.memory.documents import NONE, Documents, Ints, distinct
+from choir.sandbox.memory.documents import NONE, Documents, Ints, among, distinct
 from choir.sandbox.memory.term_postings import Postings, TermPostings
 
 K1 = 1.0
@@ -33,6 +33,9 @@ DAY = 86_400_000
 DATE_BEFORE, DATE_AFTER = DAY, 7 * DAY
 OCCURRENCES = 8
 """Of one document, the latest that are looked at."""
+
+_MANY = 4
+"""Times as many postings as documents: then the documents are looked up in the postings."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,8 +57,7 @@ def idf(documents: int, having: int) -> float:
 
 def lengths_table(documents: Documents, mean: float) -> Floats:
     """K of BM25 for each stored length (which is the number of terms plus one)."""
-    longest = max(int(documents.length.max(initial=1)), 1)
-    terms = np.arange(-1, longest, dtype=np.float32)
+    terms = np.arange(-1, documents.longest, dtype=np.float32)
     return (K1 * (1 - B + B * terms / max(mean, 1.0))).astype(np.float32)
 
 
@@ -65,40 +67,20 @@ def impacts(counts: npt.NDArray[np.uint8], norms: Floats) -> Floats:
     return tf * np.float32(K1 + 1) / (tf + norms)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """Which of some documents have a term (indices), how often and where first."""
 
-    have: npt.NDArray[np.intp]
+    docs: npt.NDArray[np.intp]
     counts: npt.NDArray[np.uint8]
     first: npt.NDArray[np.uint8]
 
 
-def find(parts: Sequence[Postings], docs: Ints) -> Place:
+def probe(part: Postings, docs: Ints) -> Place:
     """
     Args:
         docs: ascending.
     """
-    found = [_find(part, docs) for part in parts]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        return _NOWHERE
-    return Place(
-        np.concatenate([each.have for each in found]),
-        np.concatenate([each.counts for each in found]),
-        np.concatenate([each.first for each in found]),
-    )
-
-
-def _find(part: Postings, docs: Ints) -> Place:
-    if not len(docs):
-        return _NOWHERE
-    if len(part) < len(docs):  # the shorter into the longer
-        at = docs.searchsorted(part.docs)
-        np.minimum(at, len(docs) - 1, out=at)
-        own = (docs.take(at) == part.docs).nonzero()[0]
-        return Place(at.take(own), part.counts.take(own), part.first.take(own))
     at = part.docs.searchsorted(docs)
     np.minimum(at, len(part) - 1, out=at)
     have = (part.docs.take(at) == docs).nonzero()[0]
@@ -106,7 +88,40 @@ def _find(part: Postings, docs: Ints) -> Place:
     return Place(have, part.counts.take(at), part.first.take(at))
 
 
-_NOWHERE = Place(np.zeros(0, np.intp), np.zeros(0, np.uint8), np.zeros(0, np.uint8))
+def find(terms: Sequence[Sequence[Postings]], docs: Ints, board: Floats) -> tuple[npt.NDArray[np.intp], Place]:
+    """(indices of the terms, where these are)
+
+    Args:
+        terms: each in parts.
+        docs: ascending.
+        board: zeros, one per document of the store; zeros again afterwards.
+    """
+    numbers: list[npt.NDArray[np.intp]] = []
+    places: list[Place] = []
+    few: list[tuple[int, Postings]] = []
+    for number, parts in enumerate(terms):
+        for part in parts:
+            if len(part) < _MANY * len(docs):
+                few.append((number, part))
+            else:
+                places.append(probe(part, docs))
+                numbers.append(np.full(len(places[-1].docs), number, np.intp))
+    if few:  # all at once
+        board[docs] = np.arange(1, len(docs) + 1, dtype=np.float32)  # where in ``docs`` it is; exact up to 2**24
+        at = board.take(np.concatenate([part.docs for _, part in few]))
+        board[docs] = 0
+        have = at.nonzero()[0]
+        numbers.append(np.repeat([number for number, _ in few], [len(part) for _, part in few]).take(have))
+        counts = np.concatenate([part.counts for _, part in few]).take(have)
+        first = np.concatenate([part.first for _, part in few]).take(have)
+        places.append(Place(at.take(have).astype(np.intp) - 1, counts, first))
+    if not places:
+        return np.zeros(0, np.intp), Place(np.zeros(0, np.intp), np.zeros(0, np.uint8), np.zeros(0, np.uint8))
+    return np.concatenate(numbers), Place(
+        np.concatenate([each.docs for each in places]),
+        np.concatenate([each.counts for each in places]),
+        np.concatenate([each.first for each in places]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +146,7 @@ class Window:
 
     def part(self, found: Ints, own: Floats) -> tuple[Window, Floats]:
         """Of the documents ``found`` (ascending) alone, each of which occurs once; ``own`` are the ``shares``."""
-        columns = np.isin(self.docs.take(self.around[0]), found).nonzero()[0]
+        columns = among(self.docs.take(self.around[0]), found).nonzero()[0]
         around = self.around[:, columns]
         used = np.zeros(len(self.docs) + 1, np.bool_)  # the last place is for -1, none
         used[around] = True
@@ -160,11 +175,12 @@ def window(documents: Documents, found: Ints, spread: bool = True) -> Window:
         for _ in decays:
             step = documents.step(step, forward)
             rows.append(step)
-    docs_of = [documents.docs_of(row) for row in rows]
-    docs = distinct(np.concatenate(docs_of))
+    every = documents.docs_of(np.concatenate(rows)).reshape(len(rows), -1)
+    docs = distinct(every.ravel())
     if len(docs) and docs[0] == NONE:
         docs = docs[1:]
-    around = np.stack([np.where(row == NONE, -1, np.searchsorted(docs, row)) for row in docs_of])
+    around = docs.searchsorted(every)
+    around[every == NONE] = -1
     return Window(links, docs, around, (1.0, *BACK, *FORWARD))
 
 
@@ -182,30 +198,23 @@ def shares(
     collection: int,
     documents: Documents,
     table: Floats,
+    board: Floats,
 ) -> Floats:
     """What each term, then each pair of neighbouring words (indices into ``terms``), gives each of ``docs``
-    (ascending)."""
-    places = [find(each.postings.within(collection), docs) for each in terms]
-    rows = np.zeros((len(terms) + len(pairs), len(docs)), np.float32)
+    (ascending). ``board`` as in ``find``."""
+    numbers, places = find([each.postings.within(collection) for each in terms], docs, board)
     norms = table.take(documents.length.take(docs))
-    for row, place, each in zip(rows, places, terms, strict=False):
-        if len(place.have):
-            row[place.have] = np.float32(each.weight) * impacts(place.counts, norms.take(place.have))
+    weights = np.array([each.weight for each in terms], np.float32)
+    rows = np.zeros((len(terms) + len(pairs), len(docs)), np.float32)
+    rows[numbers, places.docs] = weights.take(numbers) * impacts(places.counts, norms.take(places.docs))
     if pairs:
-        positions = {at: _positions(places[at], len(docs)) for pair in pairs for at in pair}
-        one = np.float32(K1 + 1) / (1 + norms)
-        for row, (left, right) in zip(rows[len(terms) :], pairs, strict=True):
-            beside = (positions[right] - positions[left] == 1) & (positions[left] >= 0)
-            row[beside] = np.float32(pair_weight(terms, left, right)) * one[beside]
+        first = np.full((len(terms), len(docs)), -2, np.int32)
+        first[numbers, places.docs] = np.where(places.first == 255, -2, places.first)  # 255: somewhere late
+        left, right = (first[list(side)] for side in zip(*pairs, strict=True))
+        beside = (right - left == 1) & (left >= 0)
+        gives = np.array([pair_weight(terms, *pair) for pair in pairs], np.float32)
+        rows[len(terms) :] = beside * (gives[:, None] * (np.float32(K1 + 1) / (1 + norms)))
     return rows
-
-
-def _positions(place: Place, size: int) -> Ints:
-    """Where each document first has the term; -2 where it has it not, or late."""
-    found = np.full(size, -2, np.int32)
-    found[place.have] = place.first
-    found[found == 255] = -2
-    return found
 
 
 def pair_weight(terms: Sequence[Weighted], left: int, right: int) -> float:

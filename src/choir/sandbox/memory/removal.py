@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from choir.sandbox.memory import index as layout
+from choir.sandbox.memory.frequencies import Frequencies
 from choir.sandbox.memory.index import Index, checksum_of
 from choir.sandbox.memory.page import SLOT
 from choir.sandbox.memory.postings import PAGE_BITS, DamagedIndexError, Slots, decode, encode
@@ -36,7 +37,7 @@ def remove(index: Index, contents: dict[int, str]) -> None:
                     "UPDATE memory_segments SET postings = ? WHERE page = ? AND start = ?",
                     (page.segments[start].pack(), number, start),
                 )
-    index.lookup.forget()
+    index.lookup.begin(index.lookup.frequencies)
 
 
 def _remove_rows(index: Index, number: int, slots: Slots, keys: set[int]) -> None:
@@ -59,12 +60,12 @@ def _remove_rows(index: Index, number: int, slots: Slots, keys: set[int]) -> Non
             )
         else:
             index.db.execute("DELETE FROM memory_postings WHERE key = ?", (row,))
-    frequencies = index.pages[number].frequencies
-    if frequencies is not None and gone:
-        index.pages[number].frequencies = frequencies = frequencies.minus(gone)
+    if gone:
+        stored = index.db.execute("SELECT frequencies FROM memory_pages WHERE page = ?", (number,)).fetchone()[0]
+        index.lookup.frequencies = index.lookup.frequencies.minus(gone)
         index.db.execute(
             "UPDATE memory_pages SET entries = entries - ?, checksum = checksum + ?, frequencies = ? WHERE page = ?",
-            (sum(gone.values()), checksum, frequencies.pack(), number),
+            (sum(gone.values()), checksum, Frequencies.unpack(stored or b"").minus(gone).pack(), number),
         )
 
 

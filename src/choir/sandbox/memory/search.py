@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from choir.sandbox.memory import dates, feedback, ranking
-from choir.sandbox.memory.candidates import candidates
+from choir.sandbox.memory.candidates import best, candidates
 from choir.sandbox.memory.documents import Ints, distinct
 from choir.sandbox.memory.index import Index
 from choir.sandbox.memory.ranking import Floats, Weighted, Window
@@ -80,20 +80,21 @@ class Searcher:
         words = [each for each in words if not self._tokenizer.is_question_word(each[0])] or words
         sequence = [key for _, _, key in words]
         names = {key: term for _, term, key in words}
-        weighted: dict[int, Weighted] = {}
-        ideal = 0.0
-        for key, count in Counter(sequence).items():
-            if len(names) > MAX_TERMS * 8 and len(weighted) >= MAX_TERMS * 8:
-                break
-            postings = self._index.lookup.postings(key)
-            weighted[key] = Weighted(names[key], postings, ranking.idf(total, len(postings)) * count)
-        if len(weighted) > MAX_TERMS:
-            kept = sorted(weighted, key=lambda key: (-weighted[key].weight, key))[:MAX_TERMS]
-            weighted = {key: weighted[key] for key in weighted if key in set(kept)}
-        ideal = sum(each.weight for each in weighted.values())
-        present = [key for key, each in weighted.items() if len(each.postings)]
+        counts = Counter(sequence)
+        keys = list(counts)[: MAX_TERMS * 8]
+        if len(keys) > MAX_TERMS:
+            having = self._index.lookup.having(np.array(keys, np.int64)).tolist()
+            weight = {key: ranking.idf(total, own) * counts[key] for key, own in zip(keys, having, strict=True)}
+            kept = set(sorted(keys, key=lambda key: (-weight[key], key))[:MAX_TERMS])
+            keys = [key for key in keys if key in kept]
+        weighted = [
+            Weighted(names[key], postings, ranking.idf(total, len(postings)) * counts[key])
+            for key, postings in zip(keys, self._index.lookup.postings(keys), strict=True)
+        ]
+        ideal = sum(each.weight for each in weighted)
+        terms = tuple(each for each in weighted if len(each.postings))
+        present = [key for key, each in zip(keys, weighted, strict=True) if len(each.postings)]
         at = {key: number for number, key in enumerate(present)}
-        terms = tuple(weighted[key] for key in present)
         pairs = dict.fromkeys(
             (at[left], at[right]) for left, right in pairwise(sequence) if left in at and right in at and left != right
         )
@@ -103,7 +104,7 @@ class Searcher:
             tuple(pairs),
             tuple(dates.spans(text, *documents.span, now)) if documents.span else (),
             ideal,
-            tuple(each.term for key, each in weighted.items() if key not in at),
+            tuple(names[key] for key in keys if key not in at),
         )
 
     def rank(self, query: Query, collection: int) -> Ranked:
@@ -119,38 +120,36 @@ class Searcher:
         documents = self._index.documents
         totals = documents.totals.get(collection)
         table = ranking.lengths_table(documents, totals.mean if totals else 1.0)
-        if len(self._board) < len(documents.length):
-            self._board = np.zeros(len(documents.length), np.float32)
-        try:
-            found = candidates(query.terms, documents, table, collection, CANDIDATES, self._board)
-        except BaseException:
-            self._board = np.zeros(0, np.float32)
-            raise
+        board, self._board = self._board, np.zeros(0, np.float32)  # comes back when it is sure to be zeros again
+        if len(board) < len(documents.length):
+            board = np.zeros(len(documents.length), np.float32)
+        found = candidates(query.terms, documents, table, collection, CANDIDATES, board)
         window = ranking.window(documents, found)
-        own = ranking.shares(window.docs, query.terms, query.pairs, collection, documents, table)
+        own = ranking.shares(window.docs, query.terms, query.pairs, collection, documents, table, board)
         sums = ranking.spread(window, own).sum(axis=0)
         terms = query.terms + self._feedback(query, *_best_of(window, sums))
         if only is None:
-            best = self._finish(query, window, sums)
-            finalists = np.sort(np.array([doc for doc, _ in self.order(best, FINALISTS)], np.int32))
+            ranked = self._finish(query, window, sums)
+            finalists = np.sort(ranked.docs[best(documents, ranked.docs, ranked.scores, FINALISTS)])
         else:
             finalists = np.array([only], np.int32)
         if only is None and not documents.repeats:
             window, own = window.part(finalists, own)
         else:
             window = ranking.window(documents, finalists, spread=False)
-            own = ranking.shares(window.docs, query.terms, query.pairs, collection, documents, table)
-        more = ranking.shares(window.docs, terms[len(query.terms) :], (), collection, documents, table)
+            own = ranking.shares(window.docs, query.terms, query.pairs, collection, documents, table, board)
+        more = ranking.shares(window.docs, terms[len(query.terms) :], (), collection, documents, table, board)
+        self._board = board
         return Scored(query, terms, window, np.concatenate((own, more)), table)
 
     def _feedback(self, query: Query, docs: Ints, scores: Floats) -> tuple[Weighted, ...]:
         """The words of the items that are best so far."""
         documents = self._index.documents
-        order = np.lexsort((-docs, -documents.created[docs], -scores))[: feedback.ITEMS]
+        order = best(documents, docs, scores, feedback.ITEMS)
         if not len(order):
             return ()
         contents = self._contents(docs[order].tolist())
-        best = [
+        liked = [
             (score, keys)
             for score, keys in zip(scores[order].tolist(), map(self._tokenizer.keys, contents), strict=True)
             if keys
@@ -162,10 +161,11 @@ class Searcher:
             return np.where(having <= FEEDBACK_POSTINGS, np.log1p((total - having + 0.5) / (having + 0.5)), 0)
 
         known = [key_of(each.term) for each in query.terms]
-        chosen = feedback.expansion(best, known, rarity, sum(each.weight for each in query.terms))
+        chosen = feedback.expansion(liked, known, rarity, sum(each.weight for each in query.terms))
+        postings = self._index.lookup.postings([key for key, _ in chosen])
         return tuple(
-            Weighted(self._tokenizer.name_of(key), self._index.lookup.postings(key), weight, "feedback")
-            for key, weight in chosen
+            Weighted(self._tokenizer.name_of(key), each, weight, "feedback")
+            for (key, weight), each in zip(chosen, postings, strict=True)
         )
 
     def _finish(self, query: Query, window: Window, sums: Floats) -> Ranked:
@@ -178,10 +178,8 @@ class Searcher:
 
     def order(self, ranked: Ranked, wanted: int) -> list[tuple[int, float]]:
         """(document, score), best first; ties go to the newest."""
-        docs, scores = ranked.docs, ranked.scores
-        created = self._index.documents.created[docs]
-        order = np.lexsort((-docs, -created, -scores))[:wanted]
-        return [(int(docs[each]), float(scores[each])) for each in order]
+        order = best(self._index.documents, ranked.docs, ranked.scores, wanted)
+        return list(zip(ranked.docs[order].tolist(), ranked.scores[order].tolist(), strict=True))
 
 
 def _best_of(window: Window, sums: Floats) -> tuple[Ints, Floats]:

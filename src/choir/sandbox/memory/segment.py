@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from choir.sandbox.memory.postings import Bytes, DamagedIndexError, Listed, Slots
+from choir.sandbox.memory.postings import Bytes, DamagedIndexError, Listed, Part, Slots
 
 _HEADER = struct.Struct("<4sIIII")  # magic, terms, entries, checksum, zero
 _MAGIC = b"seg1"
@@ -44,12 +44,18 @@ class Segment:
         starts = np.append(begins, len(ordered)).astype(np.uint32)
         return cls(ordered[begins], starts, slots[order], counts[order], first[order])
 
-    def find(self, key: int) -> Listed | None:
-        at = int(self.keys.searchsorted(key))
-        if at == len(self.keys) or self.keys[at] != key:
-            return None
-        part = slice(int(self.starts[at]), int(self.starts[at + 1]))
-        return Listed(self.slots[part], self.counts[part], self.first[part])
+    def find(self, keys: npt.NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
+        """(index of the key, its postings) of those of ``keys`` that are here."""
+        if not len(self.keys):
+            return
+        at = self.keys.searchsorted(keys)
+        np.minimum(at, len(self.keys) - 1, out=at)
+        here = (self.keys.take(at) == keys).nonzero()[0]
+        at = at.take(here)
+        for index, start, end in zip(
+            here.tolist(), self.starts.take(at).tolist(), self.starts.take(at + 1).tolist(), strict=True
+        ):
+            yield index, (end - start, self.slots[start:end], self.counts[start:end], self.first[start:end])
 
     def count(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """How many documents have each of ``keys``."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from choir.sandbox.memory.postings import Listed
+from choir.sandbox.memory.postings import Bytes, Part, Slots
 from choir.sandbox.memory.segment import Segment
 
 
@@ -37,9 +38,11 @@ class Tail:
                 found.append(entry)
         self.size += 1
 
-    def find(self, key: int) -> Listed | None:
-        found = self._lists.get(key)
-        return None if found is None else _unpacked(np.array(found, np.uint32))
+    def find(self, keys: Iterable[int]) -> Iterator[tuple[int, Part]]:
+        """As ``Segment.find``."""
+        for index, key in enumerate(keys):
+            if found := self._lists.get(key):
+                yield index, (len(found), *_unpacked(np.array(found, np.uint32)))
 
     def having(self, key: int) -> int:
         found = self._lists.get(key)
@@ -49,8 +52,7 @@ class Tail:
         sizes = [len(entries) for entries in self._lists.values()]
         keys = np.repeat(np.fromiter(self._lists, np.int64, len(self._lists)), sizes)
         entries = np.fromiter(chain.from_iterable(self._lists.values()), np.uint32, sum(sizes))
-        listed = _unpacked(entries)
-        return Segment.of(keys, listed.slots, listed.counts, listed.first)
+        return Segment.of(keys, *_unpacked(entries))
 
     def remove(self, slot: int) -> None:
         for key in list(self._lists):
@@ -61,7 +63,5 @@ class Tail:
                 del self._lists[key]
 
 
-def _unpacked(entries: npt.NDArray[np.uint32]) -> Listed:
-    return Listed(
-        (entries >> 16).astype(np.uint16), (entries >> 8 & 255).astype(np.uint8), (entries & 255).astype(np.uint8)
-    )
+def _unpacked(entries: npt.NDArray[np.uint32]) -> tuple[Slots, Bytes, Bytes]:
+    return (entries >> 16).astype(np.uint16), (entries >> 8 & 255).astype(np.uint8), (entries & 255).astype(np.uint8)

@@ -8,34 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from choir.sandbox.memory.postings import Bytes, Docs, Raw, Slots, gather
+from choir.sandbox.memory.postings import Bytes, Docs, Raw, join
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Postings:
-    """One term over several pages: document numbers ascending. For reading all of them quickly there are the
-    documents' ``lengths`` as ``Documents`` has them and ``often``, the indices of counts above 1."""
+    """One term over several pages: document numbers ascending."""
 
     docs: Docs
     counts: Bytes
     first: Bytes
-    lengths: Slots
-    often: npt.NDArray[np.intp]
-
-    @classmethod
-    def of(cls, raw: Raw, lengths: Slots) -> Postings:
-        """
-        Args:
-            lengths: of all documents.
-        """
-        docs, counts, first = raw
-        return cls(docs, counts, first, lengths.take(docs), (counts > 1).nonzero()[0])
 
     def __len__(self) -> int:
         return len(self.docs)
 
+    def often(self) -> npt.NDArray[np.intp]:
+        """The indices of counts above 1."""
+        found: npt.NDArray[np.intp] = (self.counts > 1).nonzero()[0]
+        return found
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class TermPostings:
     """One term over all pages, in parts that have no document in common, by collection."""
 
@@ -61,7 +54,7 @@ class TermPostings:
         """All as one."""
         parts = [each for parts in self.parts.values() for each in parts]
         if not parts:
-            return gather([])
+            return join(((),))[0]
         docs = np.concatenate([each.docs for each in parts])
         order = np.argsort(docs, kind="stable")
         return (

@@ -17,7 +17,6 @@ MAX_WORD = 64
 """Characters of a word that count; what is longer is data."""
 
 _CACHED_WORDS = 200_000
-_CACHED_QUERY_WORDS = 10_000
 
 _FORM = "2"
 """How the index keeps them; another form is made anew."""
@@ -28,8 +27,14 @@ _UNSPACED = (
     "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _WORD = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+(?:['’][^\W{_UNSPACED}]+)*")
+_ASCII_WORD = re.compile(r"\w+(?:'\w+)*", re.ASCII)
+"""As ``_WORD`` for what is ASCII, and twice as quick."""
+
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\WA-Za-z0-9_]+")
 _IDENTIFIER = re.compile(r"_|[a-z][A-Z]|[A-Z]{2}[a-z]|[A-Za-z][0-9]|[0-9][A-Za-z]")
+_SUFFIXES = (*"seyil", "ed", "ing", "er", "or", "ic", "ion", "ism", "ant", "ent")
+"""Of all words that the stemmer changes, which takes 25 us of any."""
+
 _UNSPACED_WORD = re.compile(f"[{_UNSPACED}]")
 
 
@@ -67,7 +72,6 @@ class Tokenizer:
     def __init__(self) -> None:
         self._stem = snowballstemmer.stemmer("english").stemWord
         self._stop = stop_words()
-        self._known: dict[str, tuple[tuple[str, int], ...]] = {}
         # Nothing here that the garbage collector would walk through, again and again.
         self._keys: dict[str, int | bytes] = {}
         self._names: dict[int, str] = {}
@@ -80,13 +84,13 @@ class Tokenizer:
         """As ``terms``, each as ``key_of`` gives it."""
         known = self._keys
         keys: list[int] = []
-        for word in _WORD.findall(_normal(text)):
+        for word in _split(text):
             found = known.get(word)
             if found is None:
                 found = self._keys_of(word)
             if type(found) is int:
                 keys.append(found)
-            else:
+            elif found:
                 keys += array("q", found)  # type: ignore[arg-type]
         return keys
 
@@ -102,19 +106,17 @@ class Tokenizer:
 
     def words(self, text: str) -> list[tuple[str, tuple[tuple[str, int], ...]]]:
         """(word as written, its terms and their keys); a stop word has no terms."""
-        return [(word, self._analyse(word)) for word in _WORD.findall(_normal(text))]
+        return [(word, self._analyse(word)) for word in _split(text)]
 
     def is_question_word(self, word: str) -> bool:
         return word.casefold() in self._stop.question
 
     def _analyse(self, word: str) -> tuple[tuple[str, int], ...]:
-        found = self._known.get(word)
+        found = self._keys.get(word)
         if found is None:
-            if len(self._known) >= _CACHED_QUERY_WORDS:
-                self._known.clear()
-            found = tuple((term, key_of(term)) for term in self._terms_of(word))
-            self._known[word] = found
-        return found
+            found = self._keys_of(word)
+        keys = (found,) if type(found) is int else array("q", found)  # type: ignore[arg-type]
+        return tuple((self._names[key], key) for key in keys)
 
     def name_of(self, key: int) -> str:
         """The term of a key that this tokenizer gave; "" when that was long ago."""
@@ -144,8 +146,10 @@ class Tokenizer:
                 return []
         else:
             word = word.replace("'", "")
-        return [self._stem(word)]
+        return [self._stem(word) if word.endswith(_SUFFIXES) and len(word) > 2 else word]
 
 
-def _normal(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFKC", text)
+def _split(text: str) -> list[str]:
+    if text.isascii():
+        return _ASCII_WORD.findall(text)
+    return _WORD.findall(unicodedata.normalize("NFKC", text))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from choir.sandbox.memory.frequencies import Frequencies
 from choir.sandbox.memory.index import Index, checksum_of
 from choir.sandbox.memory.page import SLOT
 from choir.sandbox.memory.postings import PAGE_BITS, DamagedIndexError, decode
@@ -30,10 +31,12 @@ def verify(index: Index) -> str:
     except DamagedIndexError as error:
         return str(error)
     for number, found in sums.items():
-        if index.db.execute("SELECT entries, checksum FROM memory_pages WHERE page = ?", (number,)).fetchone() != found:
+        stored = "SELECT entries, checksum, frequencies FROM memory_pages WHERE page = ?"
+        *sizes, packed = index.db.execute(stored, (number,)).fetchone()
+        if tuple(sizes) != found:
             return f"page {number} does not match its checksum"
-        known = index.pages[number].frequencies
-        if known is None or list(zip(known.keys.tolist(), known.sizes.tolist(), strict=True)) != terms[number]:
+        known = Frequencies.unpack(packed or b"")
+        if list(zip(known.keys.tolist(), known.sizes.tolist(), strict=True)) != terms[number]:
             return f"page {number} does not have the terms it says"
     items = index.db.execute("SELECT count(*) FROM memory_items").fetchone()[0]
     indexed = int(np.count_nonzero(index.documents.length))
@@ -47,7 +50,7 @@ def dump(index: Index) -> Iterator[tuple[int, list[tuple[int, int, int]]]]:
         for segment in (*page.segments.values(), page.tail.segment()):
             keys.update(segment.keys.tolist())
     for key in sorted(keys):
-        columns = index.lookup.postings(key).whole()
+        columns = index.lookup.postings((key,))[0].whole()
         yield key, list(zip(*(each.tolist() for each in columns), strict=True))
 
 
