@@ -61,6 +61,7 @@ def dashboard() -> dict[str, Any]:
             "short",
             ("choir_open_calls", "open calls"),
             ("choir_sandboxes", "sandboxes"),
+            ("choir_sandboxes_warm", "standing ready"),
             ("choir_connections", "connections"),
         ),
         ("Circuits open", "short", ("choir_circuit_open", "{{provider}}")),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from choir import config, contract, tokens
+from choir import config, contract, inside, tokens
 
 ALL = config.known_providers()
 
@@ -29,8 +29,8 @@ def enabled(*names: str) -> list[config.Provider]:
     ],
 )
 def test_whose_api_the_sdks_are_pointed_at(names: list[str], openai: str | None, anthropic: str | None) -> None:
-    environment = contract.provider_environment(enabled(*names), "T")
-    base = contract.GATEWAY_ORIGIN + "/provider/v1/"
+    environment = inside.provider_environment(enabled(*names), "T")
+    base = inside.GATEWAY_ORIGIN + "/provider/v1/"
     assert environment.get("OPENAI_BASE_URL") == (openai and base + openai)
     assert environment.get("ANTHROPIC_BASE_URL") == (anthropic and base + anthropic)
     assert environment.get("OPENAI_API_KEY") == (openai and "T")
@@ -38,25 +38,25 @@ def test_whose_api_the_sdks_are_pointed_at(names: list[str], openai: str | None,
 
 def test_every_key_in_a_sandbox_is_the_token() -> None:
     token = tokens.sign(tokens.new_key(), "s")
-    environment = contract.provider_environment(enabled(*(name for name in ALL)), token)
+    environment = inside.provider_environment(enabled(*(name for name in ALL)), token)
     keys = {name: value for name, value in environment.items() if "KEY" in name or "TOKEN" in name}
     assert len(keys) >= 15
     assert set(keys.values()) == {token}
     urls = {value for name, value in environment.items() if "URL" in name or "ENDPOINT" in name}
-    origins = (contract.GATEWAY_ORIGIN, contract.GATEWAY_TLS_ORIGIN)
+    origins = (inside.GATEWAY_ORIGIN, inside.GATEWAY_TLS_ORIGIN)
     assert all(url.startswith(tuple(f"{origin}/provider/v1/" for origin in origins)) for url in urls)
 
 
 def test_only_what_insists_on_https_is_sent_there() -> None:
-    environment = contract.provider_environment(enabled(*ALL), "T")
+    environment = inside.provider_environment(enabled(*ALL), "T")
     over_tls = {name for name, value in environment.items() if value.startswith("https:")}
     assert over_tls == {"AWS_ENDPOINT_URL_BEDROCK_RUNTIME"}
-    assert contract.wants_tls(enabled("openai", "aws-bedrock"))
-    assert not contract.wants_tls(enabled(*(name for name in ALL if name != "aws-bedrock")))
+    assert inside.wants_tls(enabled("openai", "aws-bedrock"))
+    assert not inside.wants_tls(enabled(*(name for name in ALL if name != "aws-bedrock")))
 
 
 def test_no_client_finds_two_keys_for_one_thing() -> None:
-    environment = contract.provider_environment(enabled(*ALL), "T")
+    environment = inside.provider_environment(enabled(*ALL), "T")
     assert "GEMINI_API_KEY" in environment
     assert "GOOGLE_API_KEY" not in environment, "google-genai warns when it finds both"
 

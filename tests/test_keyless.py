@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choir import config, contract, keyless
+from choir import config, inside, keyless
 from choir.errors import KeylessError
 from choir.tokens import new_key, sign
 
@@ -150,7 +150,7 @@ def test_redaction_leaves_nothing_key_shaped(text: str) -> None:
 def test_what_choir_itself_sets_passes(tmp_path: Path) -> None:
     (tmp_path / "choir.toml").touch()
     providers = config.load(tmp_path / "choir.toml").providers.values()
-    environment = contract.provider_environment(providers, TOKEN) | contract.identity_environment(
+    environment = inside.provider_environment(providers, TOKEN) | inside.identity_environment(
         "01test", "ada", "live", TOKEN
     )
     assert len(environment) > 20

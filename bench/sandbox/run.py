@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from choir import contract
+from choir import inside
 from choir.isolation.bubblewrap import PROBE_UID, BubblewrapBackend
 from choir.isolation.contract import PhaseReached, Running, SandboxSpec
 from choir.isolation.host import inspect
@@ -80,7 +80,7 @@ async def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory(prefix="choir-bench-") as folder:
 
         def spec(*command: str) -> SandboxSpec:
-            environment = contract.identity_environment("bench", "bench", "run", "")
+            environment = inside.identity_environment("bench", "bench", "run", "")
             return SandboxSpec(
                 sandbox_id="bench",
                 user_id="bench",

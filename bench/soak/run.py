@@ -43,7 +43,7 @@ from bench.soak.person import Person, Trouble, ask
 from bench.soak.provider import Provider
 
 from choir.channel import connect
-from choir.contract import GATEWAY_PORT
+from choir.inside import GATEWAY_PORT
 from choir.paths import State
 from choir.storage.registry import Registry
 from tests.hypervisor.orphans import Family

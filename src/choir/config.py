@@ -6,7 +6,6 @@ Never read from a folder an agent can write: ``--config FILE``, else ``~/.config
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from choir import run_config
 from choir.errors import ConfigError
 from choir.places import data_file
 from choir.toml_place import place
@@ -173,6 +173,8 @@ class SandboxEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     cpu_weight: int = 100
     idle_stop: float = 0.0
     """Seconds without work after which a desktop's sandbox is stopped; 0: never. A visit starts it again."""
+    warm: int = 3
+    """Sandboxes that stand ready for the people who are likely to come next, one a person; 0: none."""
     keep_snapshots: int = 5
     """Of each sandbox; the oldest are deleted."""
     read_only_paths: tuple[str, ...] = ()
@@ -240,30 +242,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key_variables(self) -> list[str]:
         """The variables that providers' references name (``env:``)."""
-        references = [key for provider in self.providers.values() for key in provider.keys]
-        return sorted({key.removeprefix("env:") for key in references if key.startswith("env:")})
+        return run_config.key_variables(self.providers.values())
 
     @property
     def env_file(self) -> Path:
-        """Lines KEY=VALUE with provider keys; only the gateway reads it. ``$CHOIR_ENV_FILE``, else what systemd gives
-        the gateway's unit as ``providers.env``, the newest first, else ``.env`` beside choir.toml."""
-        named = os.environ.get("CHOIR_ENV_FILE")
-        if named:
-            return Path(named)
-        for folder in (os.environ.get("RUNTIME_DIRECTORY"), os.environ.get("CREDENTIALS_DIRECTORY")):
-            if folder and os.path.exists(os.path.join(folder, "providers.env")):
-                return Path(folder, "providers.env")
-        return (self.path.parent if self.path else config_home()) / ".env"
+        return run_config.env_file(self.path)
 
 
 def config_home() -> Path:
     """``$XDG_CONFIG_HOME/choir``, by default ``~/.config/choir``."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "choir"
+    return Path(run_config.config_home())
 
 
 def find() -> Path | None:
     """The choir.toml in force when none is named, or None."""
-    for path in (config_home() / "choir.toml", Path("/etc/choir/choir.toml")):
+    for path in map(Path, run_config.places()):
         if path.is_file():
             return path
     return None
@@ -394,6 +387,8 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
             )
     if file.sandbox.idle_stop < 0:
         raise refuse(["sandbox", "idle_stop"], "idle_stop is a number of seconds, 0 for never.")
+    if file.sandbox.warm < 0:
+        raise refuse(["sandbox", "warm"], "warm is a number of sandboxes, 0 for none.")
     if file.usage.keep_days != 0 and file.usage.keep_days < 31:
         raise refuse(["usage", "keep_days"], "keep_days is 0 for ever, or at least 31.")
     if file.sandbox.keep_snapshots < 1:

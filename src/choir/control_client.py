@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 from choir.channel import Channel, ChannelClosed, Message, connect
-from choir.contract import LEASE_SECONDS
 from choir.errors import ChoirError
+from choir.inside import LEASE_SECONDS
 from choir.paths import State
 
 ANSWER_SECONDS = 10.0
@@ -45,7 +46,7 @@ class GatewayControl:
         self._listeners: set[asyncio.Queue[Message | None]] = set()
 
     async def attach(
-        self, sandbox_id: str, user_id: str, role: str, listener: socket.socket, lease_s: float = LEASE_SECONDS
+        self, sandbox_id: str, user_id: str, role: str, listener: _socket.socket, lease_s: float = LEASE_SECONDS
     ) -> None:
         """Hand the sandbox's listener over: from now on the gateway answers its calls."""
         await self._ask(
@@ -53,9 +54,16 @@ class GatewayControl:
             [listener.fileno()],
         )
 
-    async def renew(self, sandbox_ids: Iterable[str], lease_s: float = LEASE_SECONDS) -> list[str]:
-        """Extend the leases; the ids that the gateway does not know and wants attached again."""
-        answer = await self._ask({"op": "renew", "sandbox_ids": list(sandbox_ids), "lease_s": lease_s})
+    async def renew(
+        self, sandbox_ids: Iterable[str], lease_s: float = LEASE_SECONDS, warm: int | None = None
+    ) -> list[str]:
+        """Extend the leases; the ids that the gateway does not know and wants attached again.
+
+        Args:
+            warm: how many sandboxes stand ready, for its metrics; None: not for us to say.
+        """
+        told = {} if warm is None else {"warm": warm}
+        answer = await self._ask({"op": "renew", "sandbox_ids": list(sandbox_ids), "lease_s": lease_s, **told})
         return list(answer.get("unknown", ()))
 
     async def detach(self, sandbox_id: str) -> None:

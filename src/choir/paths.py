@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import NamedTuple
 
 from choir.errors import StartError
 from choir.places import default_root
 
+LOCK = "gateway.lock"
+"""In a run folder; held by its gateway as long as it lives."""
+HELD = "restore-held"
+"""In a state folder: what the next start puts back (``choir.hypervisor.putback``)."""
 
-@dataclass(frozen=True)
-class State:
+
+class State(NamedTuple):
     """The state folder and the names in it.
 
     Args:
@@ -23,9 +26,6 @@ class State:
 
     root: Path
     run_name: str = "run"
-
-    LOCK: ClassVar[str] = "gateway.lock"
-    """In a run folder; held by its gateway as long as it lives."""
 
     @property
     def run(self) -> Path:

@@ -7,10 +7,10 @@ that was killed leaves no orphan. What only a parent needs is imported late: the
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import select
-import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -181,7 +181,7 @@ def serve(run: Callable[[Channel, Message, list[int]], Any], channel: Channel | 
         channel: to the parent; None: the one that ``--channel-fd`` names.
     """
     if channel is None:
-        channel = Channel(socket.socket(fileno=int(sys.argv[sys.argv.index("--channel-fd") + 1])))
+        channel = Channel(_socket.socket(fileno=int(sys.argv[sys.argv.index("--channel-fd") + 1])))
     try:
         message, descriptors = channel.receive()
     except ChannelClosed:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from choir import config, keyfiles, keyless
 from choir.agents import setup
 from choir.agents.clis import AGENTS, speaks_responses
+from choir.agents.names import NAMES, detect
 from choir.agents.setup import AgentError, AgentSetup
 from choir.agents.writers import TOKEN_VARIABLE
 from choir.config import Provider
-from choir.contract import GATEWAY_ORIGIN
+from choir.inside import GATEWAY_ORIGIN
 from choir.tokens import new_key, sign
 
 TOKEN = sign(new_key(), "01j0000000000000000000test")
@@ -202,7 +203,11 @@ def test_files_hold_no_token_and_pass_the_keyless_policy(agent: str, tmp_path: P
     ],
 )
 def test_detect(command: str, agent: str | None) -> None:
-    assert setup.detect(command) == agent
+    assert detect(command) == agent
+
+
+def test_every_agent_is_detected() -> None:
+    assert tuple(AGENTS) == NAMES
 
 
 MEMORY = ("/usr/bin/python3", "-I", "-m", "memory")

@@ -14,11 +14,15 @@ from choir.paths import State
 def test_folders_that_are_too_wide(tmp_path: Path) -> None:
     home = tmp_path / "home"
     state = State(tmp_path / "state" / "choir")
-    for folder in (home, tmp_path, Path("/"), tmp_path / "state", state.root):
+    own = run_spec.own_places(state, home)
+    wide = [home, tmp_path, Path("/"), tmp_path / "state", state.root, state.root / "homes/live-ann"]
+    wide += [home / ".config", home / ".config/choir", home / ".config/choir/x", home / ".cache", Path("/etc/choir")]
+    for folder in wide:
         with pytest.raises(ChoirError) as caught:
-            run_spec.check_workspace(folder, state, home)
+            run_spec.check_workspace(folder, home, own)
         assert caught.value.reason == "workspace_too_wide"
-    run_spec.check_workspace(home / "project", state, home)
+    for folder in (home / "project", home / ".config/nvim"):
+        run_spec.check_workspace(folder, home, own)
 
 
 def test_agent_files_are_written_and_replaced(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from choir.contract import CA_FILE, CA_VARIABLES
+from choir.inside import CA_FILE, CA_VARIABLES
 from choir.tokens import PREFIX, looks_like_token
 
 from .conftest import Ran

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from choir.gateway.main import harden
+from choir.gateway.hardening import harden
 
 from .harness import Gateway
 
@@ -115,7 +115,7 @@ def test_not_even_the_same_ordinary_user(hard: bool) -> None:
 
 
 def test_a_crash_leaves_no_core(tmp_path: Path) -> None:
-    code = "import os, signal; from choir.gateway.main import harden; harden(); os.kill(os.getpid(), signal.SIGQUIT)"
+    code = "import os; from choir.gateway.hardening import harden; harden(); os.kill(os.getpid(), 3)"  # SIGQUIT
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path)
     assert done.returncode == -signal.SIGQUIT
     assert list(tmp_path.iterdir()) == []
@@ -128,6 +128,6 @@ def test_memory_is_not_locked_where_it_is_bounded() -> None:
         "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\n"
         "print(lock_memory(), len(bytearray(64 << 20)))"
     )
-    preload = "from choir.gateway.main import lock_memory; "
+    preload = "from choir.gateway.hardening import lock_memory; "
     done = subprocess.run([sys.executable, "-c", preload + code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", str(64 << 20)]

@@ -22,6 +22,7 @@ from choir.channel import ChannelClosed
 from choir.errors import StartError
 from choir.gateway.floods import PER_MINUTE
 from choir.gateway.journal import Journal
+from choir.gateway.main import Start
 from choir.service import Service
 from choir.storage.ledger import Ledger
 
@@ -295,7 +296,7 @@ def test_the_key_is_in_no_sink(double: Double, start_gateway: StartGateway) -> N
 
 def test_neither_core_dumps_nor_ptrace() -> None:
     code = (
-        "import ctypes, resource; from choir.gateway.main import harden; harden();"
+        "import ctypes, resource; from choir.gateway.hardening import harden; harden();"
         "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *resource.getrlimit(resource.RLIMIT_CORE))"  # PR_GET_DUMPABLE
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
@@ -324,3 +325,24 @@ def test_a_locked_ledger_loses_no_record(double: Double, start_gateway: StartGat
     gateway.stop()
     assert len(Ledger(gateway.state.ledger).query()) == 20
     assert gateway.log.read_bytes().count(b"records wait in the journal") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": 1},
+        {"token_key": None},
+        {"token_key": "not base64"},
+        {"config": []},
+        {"secrets": ["KEY"]},
+        {"drain_seconds": "3"},
+        {"another": "field"},
+    ],
+)
+def test_a_start_message_of_another_shape_is_refused(change: dict[str, object]) -> None:
+    message = {"state": "/s", "token_key": base64.b64encode(tokens.new_key()).decode(), "config": None}
+    assert Start.take(message).run == "run"
+    with pytest.raises(StartError) as caught:
+        Start.take({**message, **change})
+    assert caught.value.reason == "start_message_invalid"
+    assert "KEY" not in caught.value.message

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import stat
@@ -35,6 +36,18 @@ def test_metrics_on_a_private_socket(gateway: Gateway, sandbox: Sandbox) -> None
     assert b"choir_ledger_failing 0\n" in body
     for secret in (gateway.canary, sandbox.token, sandbox.sandbox_id, "m1"):
         assert secret.encode() not in body
+
+
+def test_what_stands_ready_is_told_by_the_hypervisor_and_is_no_sandbox(gateway: Gateway) -> None:
+    attached = re.findall("^choir_sandboxes [0-9]+", gateway.metrics_text(), re.MULTILINE)
+    assert "choir_sandboxes_warm 0\n" in gateway.metrics_text()
+    for warm, lease, shown in ((2, 100.0, 2), (1, 100.0, 1), (1, 0.0, 0)):
+        assert gateway.ask({"op": "renew", "sandbox_ids": [], "lease_s": lease, "warm": warm})["ok"]
+        assert f"choir_sandboxes_warm {shown}\n" in gateway.metrics_text()
+    assert gateway.ask({"op": "renew", "sandbox_ids": [], "lease_s": 100.0, "warm": 3})["ok"]
+    assert gateway.ask({"op": "renew", "sandbox_ids": [], "lease_s": 100.0})["ok"]  # of somebody who does not know
+    assert "choir_sandboxes_warm 3\n" in gateway.metrics_text()
+    assert f"{attached[0]}\n" in gateway.metrics_text()
 
 
 def test_nothing_else_is_answered(gateway: Gateway) -> None:

@@ -116,6 +116,44 @@ class FakeRunning:
         self.listener.close()
 
 
+class FakePrepared:
+    """Implements ``choir.isolation.contract.Prepared``."""
+
+    pid = 0
+
+    def __init__(self, backend: FakeBackend, spec: SandboxSpec) -> None:
+        self.sandbox_id = spec.sandbox_id
+        self.spec = spec
+        self.backend = backend
+        self.end: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
+        self.fails: ChoirError | None = None
+        """How ``start`` does."""
+        self.left = False
+        self.started = False
+        self.running: FakeRunning | None = None
+
+    async def wait(self) -> Exited:
+        return await asyncio.shield(self.end)
+
+    async def start(self, spec: SandboxSpec, stdio: Any = None) -> FakeRunning:
+        assert not self.left
+        if self.fails is not None:
+            raise self.fails
+        self.started = True
+        self.running = await FakeBackend.start(self.backend, spec)
+        return self.running
+
+    async def discard(self) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        self.left = True
+        if self.running is not None:
+            self.running.close()
+        if not self.end.done():
+            self.end.set_result(exited(reason="stopped"))
+
+
 @dataclass
 class FakeBackend:
     """Everything goes well. Its kinds below behave badly in one way each."""
@@ -126,6 +164,7 @@ class FakeBackend:
     specs: list[SandboxSpec] = field(default_factory=list)
     stops: list[float] = field(default_factory=list)
     adoptable: dict[str, FakeRunning] = field(default_factory=dict)
+    prepared: list[FakePrepared] = field(default_factory=list)
 
     def __post_init__(self) -> None: ...
 
@@ -137,6 +176,10 @@ class FakeBackend:
         running = FakeRunning(self, spec)
         self.spawned.append(running)
         return running
+
+    async def prepare(self, spec: SandboxSpec) -> FakePrepared:
+        self.prepared.append(FakePrepared(self, spec))
+        return self.prepared[-1]
 
     async def adopt(self, keeper_socket: Path) -> FakeRunning:
         try:
@@ -216,6 +259,7 @@ class FakeGateway:
         self.log: list[tuple[str, str]] = []
         self.listeners: list[asyncio.Queue[dict[str, Any]]] = []
         self.calls: dict[str, int] = {}
+        self.warm: int | None = None
         self.away = 0
 
     def restart(self) -> None:
@@ -233,8 +277,9 @@ class FakeGateway:
         self.log.append(("attach", sandbox_id))
         self.attached[sandbox_id] = (user_id, role)
 
-    async def renew(self, sandbox_ids: Iterable[str], lease_s: float = 0) -> list[str]:
+    async def renew(self, sandbox_ids: Iterable[str], lease_s: float = 0, warm: int | None = None) -> list[str]:
         ids = list(sandbox_ids)
+        self.warm = warm
         self.log.extend(("renew", each) for each in ids)
         return [each for each in ids if each not in self.attached]
 
@@ -266,12 +311,12 @@ class FakeGateway:
 
 
 def make_supervisor(
-    state: State, registry: Registry, backend: Any, gateway: Any = None, start_timeout: float = 20.0
+    state: State, registry: Registry, backend: Any, gateway: Any = None, start_timeout: float = 20.0, warm: int = 0
 ) -> Supervisor:
     from choir import config as configuration
 
     config = configuration._resolve(configuration.File(), None, "")
-    config = Config(path=None, sandbox=SandboxEntry(start_timeout=start_timeout), providers=config.providers)
+    config = Config(path=None, sandbox=SandboxEntry(start_timeout=start_timeout, warm=warm), providers=config.providers)
     return Supervisor(
         state=state,
         config=config,
@@ -350,6 +395,7 @@ async def deployed(
     *,
     gateway: Any = None,
     start_timeout: float = 20.0,
+    warm: int = 0,
     configured: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Deployment]:
     """
@@ -360,7 +406,7 @@ async def deployed(
     listener = listen_tcp("127.0.0.1", 0)
     port = listener.getsockname()[1]
     origins = Origins(f"http://localhost:{port}")
-    supervisor = make_supervisor(state, registry, backend, gateway, start_timeout)
+    supervisor = make_supervisor(state, registry, backend, gateway, start_timeout, warm)
     await supervisor.begin()
     sessions = Sessions(registry, origins.public_url)
     login = Login(registry)

@@ -122,12 +122,11 @@ def test_the_whole_way_in(state: State) -> None:
     async def test(here: Deployment) -> None:
         hub = here.hub_cookie()
         async with here.ask("GET", "/", cookie=hub, headers=PAGE) as answer:
-            assert (answer.status, answer.headers["Location"]) == (303, "/desk/live/enter")
-        await here.sandbox.settled(5)
-        async with here.ask("GET", "/desk/live/enter", cookie=hub, headers=PAGE) as answer:
             there = urlsplit(answer.headers["Location"])
+            assert answer.status == 303
             assert f"{there.scheme}://{there.netloc}" == here.desk_origin
             assert there.path == "/.choir/enter"
+        assert here.sandbox.status.state == "ready"
         enter = f"{there.path}?{there.query}"
         async with here.ask("GET", enter, host=here.desk_host, headers=PAGE) as answer:
             assert (answer.status, answer.headers["Location"]) == (303, "/")
@@ -141,6 +140,24 @@ def test_the_whole_way_in(state: State) -> None:
             assert answer.status == 401  # a sandbox's cookie opens nothing of the hypervisor's
 
     run(state, FakeBackend, test)
+
+
+def test_a_start_that_takes_longer_is_watched_on_a_page(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "PROMPT_SECONDS", 0.01)
+
+    async def test(here: Deployment) -> None:
+        hub = here.hub_cookie()
+        for path in ("/", "/desk/live/open", "/desk/live/enter"):
+            async with here.ask("GET", path, cookie=hub, headers=PAGE) as answer:
+                assert (answer.status, answer.headers["Location"]) == (303, "/desk/live?opening")
+        async with here.ask("GET", "/desk/live?opening", cookie=hub, headers=PAGE) as answer:
+            assert answer.status == 200
+        here.backend.go.set()
+        assert (await here.sandbox.settled(5)).state == "ready"
+        async with here.ask("GET", "/desk/live?opening", cookie=hub, headers=PAGE) as answer:
+            assert answer.headers["Location"].startswith(f"{here.desk_origin}/.choir/enter?ticket=")
+
+    run(state, SlowSpawn, test)
 
 
 def test_a_ticket_is_for_one_origin(state: State) -> None:
@@ -224,7 +241,7 @@ def test_a_failure_is_shown_to_a_page_opened_later_and_never_respawned(state: St
         await here.sandbox.settled(5)
         for _ in range(3):  # polling changes nothing
             async with here.ask("GET", "/", cookie=hub, headers=PAGE) as answer:
-                assert answer.headers["Location"] == "/desk/live/enter"
+                assert answer.headers["Location"] == "/desk/live?opening"
             async with here.ask("GET", "/desk/live/enter", cookie=hub, headers=PAGE) as answer:
                 assert answer.headers["Location"] == "/desk/live?opening"
             async with here.ask("GET", "/desk/live", cookie=hub, headers=PAGE) as answer:
@@ -376,8 +393,9 @@ def test_one_that_was_stopped_for_idleness_comes_back_with_a_visit(state: State)
         async with here.ask("GET", "/", host=here.desk_host, cookie=cookie, headers=PAGE) as answer:
             assert (answer.status, answer.headers["Location"]) == (303, f"{here.url}/desk/live/open")
         async with here.ask("GET", "/desk/live/open", cookie=here.hub_cookie()) as answer:
-            assert (answer.status, answer.headers["Location"]) == (303, "/desk/live/enter")
-        assert (await sandbox.settled(5)).state == "ready"
+            assert answer.status == 303
+            assert answer.headers["Location"].startswith(f"{here.desk_origin}/.choir/enter?ticket=")
+        assert sandbox.status.state == "ready"
         here.supervisor.stop(sandbox)  # by the person: it stays so
         await sandbox.settled(5)
         async with here.ask("GET", "/", host=here.desk_host, cookie=cookie, headers=PAGE) as answer:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from choir.channel import ChannelClosed, Message, connect, listen
+from choir.cli.sandbox import row
 from choir.hypervisor import control as module
+from choir.hypervisor import standby
 from choir.hypervisor.control import PAGE, Control
 from choir.hypervisor.origins import Origins
 from choir.paths import State
@@ -49,9 +51,11 @@ async def asking(state: State, here: Deployment) -> AsyncIterator[Ask]:
         listener.close()
 
 
-def run(state: State, backend: FakeBackend, test: Callable[[Deployment, Ask], Coroutine[Any, Any, None]]) -> None:
+def run(
+    state: State, backend: FakeBackend, test: Callable[[Deployment, Ask], Coroutine[Any, Any, None]], warm: int = 0
+) -> None:
     async def main() -> None:
-        async with deployed(state, backend) as here, asking(state, here) as ask:
+        async with deployed(state, backend, warm=warm) as here, asking(state, here) as ask:
             await test(here, ask)
 
     asyncio.run(asyncio.wait_for(main(), 20))
@@ -75,6 +79,49 @@ def test_start_list_stop(state: State) -> None:
             assert (await ask("start", id="ada-live"))["sandbox"]["state"] == "ready"
 
     run(state, FakeBackend(), test)
+
+
+def test_what_stands_ready_is_said_and_counts_as_none(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standby, "CALM", 0.0)
+    backend = FakeBackend()
+
+    async def test(here: Deployment, ask: Ask) -> None:
+        await ask("start")
+        assert not (await ask("stop"))["sandbox"]["warm"]
+        while not (listed := (await ask("list"))["sandboxes"])[0]["warm"]:
+            await asyncio.sleep(0.001)
+        (sandbox,) = listed
+        assert sandbox["state"] == "stopped"
+        assert sandbox["id"] != backend.prepared[0].sandbox_id
+        assert row(sandbox)[3] == "stopped, one stands ready"
+        status = await ask("status")
+        assert (status["sandboxes"], status["warm"]) == ({"stopped": 1}, 1)
+        started = (await ask("start"))["sandbox"]
+        assert (started["state"], started["warm"]) == ("ready", False)
+        assert row(started)[3] == "ready"
+
+    run(state, backend, test, warm=1)
+
+
+def test_nothing_stands_ready_for_a_person_who_is_gone(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standby, "CALM", 0.0)
+    backend = FakeBackend()
+
+    async def test(here: Deployment, ask: Ask) -> None:
+        here.people.add_user("ben", False, 1.0)
+        here.sessions.begin("ben")
+        here.supervisor.standby.wake()
+        while not len(here.supervisor.standby):
+            await asyncio.sleep(0.001)
+        assert backend.prepared[0].spec.user_id == "ben"
+        assert (await ask("remove_user", user="ben"))["ok"]
+        assert backend.prepared[0].left
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(here.supervisor.standby) == 0
+        assert len(backend.prepared) == 1
+
+    run(state, backend, test, warm=1)
 
 
 def test_a_failed_start_says_why(state: State) -> None:

@@ -122,7 +122,7 @@ def until(what: Callable[[], Any], about: str) -> Any:
 
 def check(here: Deployment) -> None:
     """Until each sandbox is whole or not there, as its record says, with nothing more to come by itself; and the
-    gateway leases those that are."""
+    gateway leases those that are, and not what stands ready."""
     seen: list[Any] = []
 
     def whole() -> bool:
@@ -137,7 +137,7 @@ def check(here: Deployment) -> None:
             not any(each["state"] in ("starting", "stopping") or each["retry_at"] for each in sandboxes)
             and all(each["reason"] and each["message"] for each in sandboxes if each["state"] == "failed")
             and sockets == leased == ready
-            and len(keepers) == len(ready)
+            and len(keepers) == len(ready) + sum(each["warm"] for each in sandboxes)
             and set(here.find("launcher or first process")) <= trees
         )
 
@@ -160,7 +160,8 @@ def loop(times: int, seed: int) -> None:
                 action, kind = chance.choice(ACTIONS), chance.choice(list(VICTIMS))
                 asking = threading.Thread(target=ask_quietly, args=(here, action))
                 asking.start()
-                time.sleep(chance.uniform(0.0, 0.6))
+                # After a stop one comes to stand ready, which may be the victim.
+                time.sleep(chance.uniform(0.0, 1.2 if action == "stop" else 0.6))
                 victims = here.find(kind) or here.find("hypervisor")
                 victim = chance.choice(victims or [here.process.pid])  # type: ignore[union-attr]
                 about = f"seed {seed}, round {number}: {action or 'nothing'}, then {kind} {victim} killed"

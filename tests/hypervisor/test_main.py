@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+import uvicorn
 from aiohttp import web
 
 from choir import config as configuration
@@ -25,7 +26,7 @@ from choir.app.secrets import stored_key
 from choir.app.up import start_gateway
 from choir.channel import Message, connect
 from choir.errors import StartError
-from choir.hypervisor.main import listen_tcp
+from choir.hypervisor.main import WebServer, listen_tcp
 from choir.paths import State
 from choir.service import Service
 
@@ -376,5 +377,23 @@ def test_the_reason_of_a_failed_start_reaches_the_parent(state: State) -> None:
             with pytest.raises(StartError) as caught:
                 await hypervisor.start(start_message(state, config, {}))
         assert caught.value.reason == "port_in_use"
+
+    asyncio.run(main())
+
+
+def test_the_web_server_sleeps_while_nobody_asks() -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    async def main() -> None:
+        server = WebServer(uvicorn.Config(answer, lifespan="off", log_config=None))
+        serving = asyncio.create_task(server.serve([listen_tcp("127.0.0.1", 0)]))
+        while not server.started:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        timers: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        assert [timer for timer in timers if not timer.cancelled()] == []
+        server.should_exit = True
+        await serving
 
     asyncio.run(main())

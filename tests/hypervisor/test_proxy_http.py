@@ -111,6 +111,9 @@ def test_header_hygiene_both_ways(state: State) -> None:
         assert answer.headers["ETag"] == '"1"'
         assert answer.headers.getall("Content-Security-Policy")[0].startswith("default-src 'self'")
         assert len(answer.headers.getall("Content-Security-Policy")) == 1
+        assert len(answer.headers.getall("Date")) == 1
+        async with here.ask("GET", "/login") as answer:
+            assert len(answer.headers.getall("Date")) == 1
 
     run(state, {"/{path:.*}": echo}, test)
 

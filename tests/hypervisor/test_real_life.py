@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import random
 import sqlite3
@@ -15,14 +14,17 @@ from typing import Any
 import pytest
 
 from choir.channel import connect
-from choir.hypervisor import life
+from choir.hypervisor import life, standby
 from choir.hypervisor.idle import IdleStop
 from choir.hypervisor.maintenance import Maintenance
+from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.supervisor import Supervisor
 from choir.hypervisor.usage_feed import UsageFeed
 from choir.hypervisor.workspace import Workspaces
+from choir.isolation import tree
 from choir.isolation.bubblewrap import BubblewrapBackend
 from choir.isolation.contract import SandboxSpec
+from choir.isolation.held import HeldSandbox
 from choir.isolation.running import KeptSandbox
 from choir.paths import State
 from choir.storage.registry import Registry
@@ -41,7 +43,7 @@ class Runs(BubblewrapBackend):
         self.command = command
 
     async def start(self, spec: SandboxSpec, stdio: tuple[int, int, int] | None = None) -> KeptSandbox:
-        return await super().start(dataclasses.replace(spec, command=self.command), stdio)
+        return await super().start(spec._replace(command=self.command), stdio)
 
 
 @pytest.fixture
@@ -50,9 +52,9 @@ def family() -> Iterator[Family]:
         yield family
 
 
-def run(state: State, registry: Registry, backend: BubblewrapBackend, test: Test) -> None:
+def run(state: State, registry: Registry, backend: BubblewrapBackend, test: Test, warm: int = 0) -> None:
     async def main() -> None:
-        supervisor = make_supervisor(state, registry, backend)
+        supervisor = make_supervisor(state, registry, backend, warm=warm)
         await supervisor.begin()
         try:
             await test(supervisor, Maintenance(supervisor, Workspaces(state, keep=3)))
@@ -225,8 +227,8 @@ def test_a_keeper_that_nobody_knows_is_ended(state: State, registry: Registry, f
     async def before() -> None:
         backend = BubblewrapBackend(state.run)
         supervisor = make_supervisor(state, registry, backend)
-        spec = await supervisor._lives._spec(supervisor.seat("ada", "live"))
-        running = await backend.start(dataclasses.replace(spec, sandbox_id="stray"))
+        spec = await supervisor._lives.spec(supervisor.seat("ada", "live"), "stray")
+        running = await backend.start(spec)
         await running.wait_ready()
         running.close()
 
@@ -263,3 +265,80 @@ def test_an_idle_desktop_is_stopped_and_a_busy_sandbox_is_not(
         assert sandbox.status.state == "ready"
 
     run(state, registry, backend, test)
+
+
+# From what stood ready.
+
+
+async def stands_ready(supervisor: Supervisor, sandbox: Sandbox) -> HeldSandbox:
+    while sandbox not in supervisor.standby:
+        await asyncio.sleep(0.01)
+    held = supervisor.standby._slots[sandbox.label].prepared
+    assert isinstance(held, HeldSandbox)
+    return held
+
+
+def test_one_that_stood_ready_serves_its_person(
+    state: State, registry: Registry, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standby, "CALM", 0.0)
+
+    async def test(supervisor: Supervisor, maintenance: Maintenance) -> None:
+        sandbox = supervisor.seat("ada", "live")
+        held = await stands_ready(supervisor, sandbox)  # a person who was never here
+        home = supervisor.records.home_path(sandbox)
+        (home / "before").write_text("from the host")
+        first = (await maintenance.snapshot(sandbox)).name  # while it is held
+        pids = (held.keeper_pid, held.pid)
+        supervisor.start(sandbox)
+        assert (await sandbox.settled(20)).state == "ready"
+        assert sandbox.running is not None
+        assert (sandbox.running.keeper_pid, sandbox.running.pid) == pids
+        assert sandbox.status.sandbox_id == held.sandbox_id
+        assert [each.phase for each in sandbox.status.phases][-1] == "ready"
+        assert sandbox.running.desktop is not None
+        reader, writer = await asyncio.open_unix_connection(sandbox.running.desktop)
+        writer.write(b"GET /api/files/list?path= HTTP/1.1\r\nHost: desktop\r\nConnection: close\r\n\r\n")
+        assert b"before" in await reader.read()
+        writer.close()
+        supervisor.stop(sandbox)
+        await sandbox.ended()
+        # A restore puts another folder at the home's place.
+        held = await stands_ready(supervisor, sandbox)
+        (home / "before").write_text("changed")
+        await maintenance.restore(sandbox, first)
+        assert held.poll() is not None
+        await stands_ready(supervisor, sandbox)
+        assert (home / "before").read_text() == "from the host"
+        supervisor.start(sandbox)
+        assert (await sandbox.settled(20)).state == "ready"
+        assert sandbox.running.desktop is not None
+        folder = os.open(f"/proc/{tree.pids(sandbox.running.pid)[-1]}/cwd", os.O_PATH)
+        assert os.stat(folder).st_ino == home.stat().st_ino
+        os.close(folder)
+
+    run(state, registry, BubblewrapBackend(state.run), test, warm=1)
+    family.assert_nobody()
+
+
+@pytest.mark.parametrize("victim", ["keeper", "launcher", "first"])
+def test_one_that_was_killed_while_it_stood_ready_is_not_missed(
+    state: State, registry: Registry, family: Family, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    monkeypatch.setattr(standby, "CALM", 0.0)
+
+    async def test(supervisor: Supervisor, maintenance: Maintenance) -> None:
+        sandbox = supervisor.seat("ada", "live")
+        held = await stands_ready(supervisor, sandbox)
+        pid = {"keeper": held.keeper_pid, "launcher": held.pid, "first": tree.pids(held.pid)[-1]}[victim]
+        os.kill(pid, 9)
+        supervisor.start(sandbox)  # before anybody has noticed
+        status = await sandbox.settled(20)
+        assert (status.state, status.failure) == ("ready", None)
+        assert sandbox.running is not None
+        assert sandbox.running.keeper_pid != held.keeper_pid
+        family.assert_nobody(sandbox.running.keeper_pid)
+        assert [path.stem for path in state.run.glob("*.keeper")] == [status.sandbox_id]
+
+    run(state, registry, BubblewrapBackend(state.run), test, warm=1)
+    family.assert_nobody()

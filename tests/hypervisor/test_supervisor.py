@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from choir import contract, tokens
+from choir import inside, tokens
 from choir.errors import StartError
 from choir.hypervisor import life as module
 from choir.hypervisor.lifecycle import Failure, Status
@@ -111,9 +111,9 @@ def test_what_a_sandbox_is_given(state: State, registry: Registry) -> None:
             "CHOIR_SANDBOX_ID": spec.sandbox_id,
             "CHOIR_SANDBOX_USER_ID": "ada",
             "CHOIR_SANDBOX_ROLE": "live",
-            "CHOIR_PROVIDER_GATEWAY_BASE_URL": contract.GATEWAY_ORIGIN,
+            "CHOIR_PROVIDER_GATEWAY_BASE_URL": inside.GATEWAY_ORIGIN,
             "CHOIR_PROVIDER_GATEWAY_TOKEN": token,
-            "OPENAI_BASE_URL": contract.gateway_base_url("openai"),
+            "OPENAI_BASE_URL": inside.gateway_base_url("openai"),
             "OPENAI_API_KEY": token,
             "CHOIR_PROVIDERS": '[{"name":"openai","speaks":["openai"],"path":"","models":[]}]',
             "DATABASE_URL": "sqlite:////home/choir/.choir/choir.db",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from choir import contract
+from choir import inside
 from choir.errors import IsolationError, KeylessError, StartError
 from choir.isolation import backends, process
 from choir.isolation.contract import Backend, Exited, PhaseReached, SandboxLimits, SandboxSpec
@@ -99,7 +99,7 @@ def test_the_gateway_is_where_the_environment_says(backend: Backend, make_spec: 
     async def scenario() -> None:
         from choir.isolation.host import inspect
 
-        base = contract.gateway_base_url("openai")
+        base = inside.gateway_base_url("openai")
         spec = make_spec(inspect().python, "-c", script, environment={"OPENAI_BASE_URL": base})
         async with started(backend, spec) as running:
             loop = asyncio.get_running_loop()
@@ -264,7 +264,7 @@ def test_a_terminal(backend: Backend, make_spec: MakeSpec) -> None:
 
 
 def test_a_desktop(backend: Backend, make_spec: MakeSpec, tmp_path: Path) -> None:
-    identity = contract.identity_environment("01desk", "ada", "live", sign(new_key(), "01desk"))
+    identity = inside.identity_environment("01desk", "ada", "live", sign(new_key(), "01desk"))
     environment = identity | {"DATABASE_URL": "sqlite:////home/choir/choir.db"}
     spec = make_spec(sandbox_id="01desk", role="live", environment=environment, log=tmp_path / "log")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from choir import contract
+from choir import inside
 from choir.isolation.bubblewrap import BubblewrapBackend
 from choir.isolation.contract import PhaseReached, SandboxSpec
 from choir.tokens import new_key, sign
@@ -18,7 +18,7 @@ from .conftest import MakeSpec, started
 
 @pytest.fixture
 def spec(make_spec: MakeSpec, tmp_path: Path) -> SandboxSpec:
-    identity = contract.identity_environment("01desk", "ada", "live", sign(new_key(), "01desk"))
+    identity = inside.identity_environment("01desk", "ada", "live", sign(new_key(), "01desk"))
     environment = identity | {"DATABASE_URL": "sqlite:////home/choir/choir.db"}
     return make_spec(sandbox_id="01desk", role="live", environment=environment, log=tmp_path / "log")
 
@@ -48,7 +48,7 @@ def test_a_desktop_answers(backend: BubblewrapBackend, spec: SandboxSpec) -> Non
 
 def test_a_desktop_that_fails_says_why_at_once(backend: BubblewrapBackend, spec: SandboxSpec) -> None:
     environment = {name: value for name, value in spec.environment.items() if name != "DATABASE_URL"}
-    broken = SandboxSpec(**{**spec.__dict__, "environment": environment})
+    broken = spec._replace(environment=environment)
 
     async def scenario() -> None:
         async with started(backend, broken) as running:  # the page is there; what is behind it is not
@@ -71,7 +71,7 @@ def test_a_desktop_is_adopted(spec: SandboxSpec, tmp_path: Path) -> None:
             await adopted.wait_ready()
             assert adopted.desktop is not None
             assert (await asyncio.to_thread(get, adopted.desktop)).startswith(b"HTTP/1.1 200")
-            assert adopted.listener.getsockname() == ("127.0.0.1", contract.GATEWAY_PORT)
+            assert adopted.listener.getsockname() == ("127.0.0.1", inside.GATEWAY_PORT)
             await adopted.stop(0)
         finally:
             adopted.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -126,7 +125,7 @@ class Hasty(BubblewrapBackend):
 
     def plan(self, spec: SandboxSpec, terminal: str = "") -> Plan:
         plan = super().plan(spec, terminal)
-        return Plan(**{**plan.__dict__, "limits": {**plan.limits, "patience": 1.0}})
+        return plan._replace(limits={**plan.limits, "patience": 1.0})
 
 
 @pytest.fixture(params=["groups", "watcher"])
@@ -254,7 +253,7 @@ def quota(folder: Path) -> int | None:
 
 def test_a_file_cannot_outgrow_the_disk_at_all(backend: BubblewrapBackend, make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = small(make_spec, tmp_path, "bad", "")
-    spec = dataclasses.replace(spec, command=("dd", "if=/dev/zero", "of=/home/choir/large", "bs=1M", "count=30"))
+    spec = spec._replace(command=("dd", "if=/dev/zero", "of=/home/choir/large", "bs=1M", "count=30"))
     exited, _ = asyncio.run(output_of(backend, spec))
     assert exited.reason == "disk_quota"
     assert (spec.home / "large").stat().st_size <= 20 * 1024**2

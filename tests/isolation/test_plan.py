@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ HOST = Host(
 
 
 def build(spec: SandboxSpec, **fields: Any) -> planning.Plan:
-    return planning.build(spec, dataclasses.replace(HOST, **fields), root=False)
+    return planning.build(spec, HOST._replace(**fields), root=False)
 
 
 def order(plan: planning.Plan, *paths: str) -> list[str]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from choir.errors import ChoirError
@@ -60,34 +58,32 @@ def without_options(*options: str) -> Weaken:
         for step in plan.steps:
             if isinstance(step, Flags):
                 kept = tuple(option for option in step.options if option not in options)
-                step = msgspec.structs.replace(step, options=kept)
+                step = step._replace(options=kept)
             steps.append(step)
-        return replace(plan, steps=tuple(steps))
+        return plan._replace(steps=tuple(steps))
 
     return weaken
 
 
 def without(drop: Callable[[Step], bool]) -> Weaken:
-    return lambda plan: replace(plan, steps=tuple(step for step in plan.steps if not drop(step)))
+    return lambda plan: plan._replace(steps=tuple(step for step in plan.steps if not drop(step)))
 
 
 def showing(path: str) -> Weaken:
     """Before the root is frozen."""
-    return lambda plan: replace(plan, steps=(*plan.steps[:-1], Bind(path, path), plan.steps[-1]))
+    return lambda plan: plan._replace(steps=(*plan.steps[:-1], Bind(path, path), plan.steps[-1]))
 
 
 def writable_code(plan: Plan) -> Plan:
     steps = [
-        msgspec.structs.replace(step, access="read-write")
-        if isinstance(step, Bind) and step.purpose == "Python and Choir"
-        else step
+        step._replace(access="read-write") if isinstance(step, Bind) and step.purpose == "Python and Choir" else step
         for step in plan.steps
     ]
-    return replace(plan, steps=tuple(steps))
+    return plan._replace(steps=tuple(steps))
 
 
 def no_filter(plan: Plan) -> Plan:
-    return replace(plan, filter=None)
+    return plan._replace(filter=None)
 
 
 def filter_without(first: int, count: int = 1, instead: bytes = b"") -> Weaken:
@@ -97,13 +93,13 @@ def filter_without(first: int, count: int = 1, instead: bytes = b"") -> Weaken:
         assert plan.filter is not None
         program = plan.filter.program
         program = program[: first * 8] + instead + program[(first + count) * 8 :]
-        return replace(plan, filter=replace(plan.filter, program=program))
+        return plan._replace(filter=plan.filter._replace(program=program))
 
     return weaken
 
 
 def adding(*options: str) -> Weaken:
-    return lambda plan: replace(plan, steps=(Flags(options, "weakened"), *plan.steps))
+    return lambda plan: plan._replace(steps=(Flags(options, "weakened"), *plan.steps))
 
 
 def both(*weakenings: Weaken) -> Weaken:
@@ -121,21 +117,21 @@ def the_hosts_proc(plan: Plan) -> Plan:
         Bind("/proc", "/proc", "read-write") if isinstance(step, Flags) and "--proc" in step.options else step
         for step in plan.steps
     ]
-    return replace(plan, steps=tuple(steps))
+    return plan._replace(steps=tuple(steps))
 
 
 def told(**changes: object) -> Weaken:
-    return lambda plan: replace(plan, first_process={**plan.first_process, **changes})
+    return lambda plan: plan._replace(first_process={**plan.first_process, **changes})
 
 
 def held_to(**changes: object) -> Weaken:
-    return lambda plan: replace(plan, limits={**plan.limits, **changes})
+    return lambda plan: plan._replace(limits={**plan.limits, **changes})
 
 
 def through_a_shell(plan: Plan) -> Plan:
     """One that leaves a descriptor open; what is open at the start is refused by the first process."""
     command = ["sh", "-c", 'exec 7</etc/passwd; exec "$@"', "sh", *plan.first_process["command"]]
-    return replace(plan, first_process={**plan.first_process, "command": command})
+    return plan._replace(first_process={**plan.first_process, "command": command})
 
 
 def leaked_variable(plan: Plan) -> Plan:
@@ -280,7 +276,7 @@ def test_a_shared_network_is_refused_before_anything_runs(make_spec: MakeSpec) -
 
 def test_a_probe_that_says_nothing_is_red(make_spec: MakeSpec) -> None:
     def silent(plan: Plan) -> Plan:
-        return replace(plan, first_process={**plan.first_process, "command": ["true"]})
+        return plan._replace(first_process={**plan.first_process, "command": ["true"]})
 
     results = run(Weakened(silent), make_spec)
     assert {result.came_back for result in results if not result.ok} == {"no answer"}

@@ -86,3 +86,29 @@ def test_ends_with_whoever_started_it(template: Template) -> None:
     while alive(mine):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_an_ordered_keeper_is_there_before_it_is_asked_for(template: Template, make_spec: MakeSpec) -> None:
+    async def scenario() -> None:
+        backend = BubblewrapBackend(template=template)
+        before = set(children(os.getpid()))
+        template.order()
+        (pid,) = set(children(os.getpid())) - before
+        await until(lambda: len(children(pid)) == 1)
+        (ordered,) = children(pid)
+        async with started(backend, make_spec("sleep", "60")) as running:
+            assert running.keeper_pid == ordered
+            async with started(backend, make_spec("true", sandbox_id="01other")) as other:
+                assert other.keeper_pid != ordered
+            template.order()
+            await until(lambda: len(children(pid)) == 2)
+            (unused,) = set(children(pid)) - {ordered}
+            template.close()
+            await until(lambda: not alive(unused))
+            assert alive(ordered)
+
+    asyncio.run(scenario())

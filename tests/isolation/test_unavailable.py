@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import errno
 import os
 import shutil
@@ -23,7 +22,7 @@ def with_launcher(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) ->
     path = folder / "bwrap"
     path.write_text("#!/bin/sh\n" + script)
     path.chmod(0o755)
-    changed = dataclasses.replace(host.inspect(), launcher=host.Launcher(str(path), str(path)))
+    changed = host.inspect()._replace(launcher=host.Launcher(str(path), str(path)))
     monkeypatch.setattr(begin, "inspect", lambda: changed)
     return BubblewrapBackend()
 
@@ -83,7 +82,7 @@ except ChoirError as error:
 
 def test_no_launcher_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_bundled", lambda: None)
-    monkeypatch.setattr(shutil, "which", lambda name, path: None)
+    monkeypatch.setattr(host, "_system", lambda: None)
     with pytest.raises(IsolationError) as caught:
         host.find_launcher()
     assert caught.value.reason == "launcher_missing"
@@ -105,7 +104,7 @@ def test_a_newer_launcher_of_the_system_wins(
     versions = {own: system, "/bundled": bundled or ()}
     monkeypatch.setattr(host, "_version", versions.__getitem__)
     monkeypatch.setattr(host, "_bundled", lambda: host.Launcher("/bundled", "/") if bundled else None)
-    monkeypatch.setattr(shutil, "which", lambda name, path: own)
+    monkeypatch.setattr(host, "_system", lambda: own)
     assert host.find_launcher().path == (own if chosen == "system" else "/bundled")
 
 
@@ -113,7 +112,7 @@ def test_a_set_uid_launcher_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "bwrap").touch(mode=0o755)
     (tmp_path / "bwrap").chmod(0o4755)
     monkeypatch.setattr(host, "_bundled", lambda: host.Launcher("/bundled", "/"))
-    monkeypatch.setattr(shutil, "which", lambda name, path: str(tmp_path / "bwrap"))
+    monkeypatch.setattr(host, "_system", lambda: str(tmp_path / "bwrap"))
     assert host.find_launcher().path == "/bundled"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -19,6 +21,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.uri import parse_uri
 
 from choir.sandbox.assets import STATIC
 
@@ -265,11 +270,11 @@ def test_a_shells_end_is_told_and_another_follows(folder: Path) -> None:
         while (message := await shell.socket.receive()).type is not aiohttp.WSMsgType.TEXT:
             pass
         assert json.loads(message.data) == {"type": "exit", "code": 3}
-        await shell.socket.send_json({"type": "again"})
+        again = raw(Opcode.TEXT, b'{"type": "again"}') + raw(Opcode.BINARY, b"echo second''one\n")
+        shell.socket._conn.transport.write(again)  # type: ignore[union-attr]
         while (message := await shell.socket.receive()).type is not aiohttp.WSMsgType.TEXT:
             pass
         assert json.loads(message.data)["type"] == "hello"
-        await shell.socket.send_bytes(b"echo second''one\n")
         assert b"firstone" not in await shell.until(b"secondone")
 
     run(folder, test)
@@ -288,7 +293,9 @@ def test_closing_the_window_ends_the_shell_and_all_in_it(folder: Path) -> None:
             pass
         assert message.type is aiohttp.WSMsgType.CLOSE
         assert shell.socket.close_code == 4404
-        assert not Path(f"/proc/{pid}").exists() or b" Z " in Path(f"/proc/{pid}/stat").read_bytes()
+        with contextlib.suppress(FileNotFoundError):  # it was killed before; that it is gone may take a moment
+            while b" Z " not in Path(f"/proc/{pid}/stat").read_bytes():
+                await asyncio.sleep(0.01)
         for name in ("terminal-1", "prompt-1", "../files", ""):
             socket = await here.client.ws_connect(f"http://desktop/api/terminal/{name}")
             await socket.receive()
@@ -314,6 +321,111 @@ def test_more_than_a_page_can_take_is_held_back_and_nothing_is_lost(folder: Path
                 size = 0
         numbers = [int(line) for line in said.split(b"\r\n") if line.isdigit()]
         assert numbers == list(range(2, 400_001))  # the shell turns off bracketed paste before the first
+
+    run(folder, test)
+
+
+def test_a_page_that_reads_late_is_shown_all_of_it(folder: Path) -> None:
+    async def test(here: Running) -> None:
+        page = await here.page()
+        await page.window(op="open", app="terminal")
+        shell = await here.shell("terminal-1")
+        await shell.socket.send_bytes(b"seq 1 100000; echo all''done\n")
+        size = 0
+        while b"alldone" not in (message := (await shell.socket.receive()).data)[-2000:]:
+            size += len(message)
+            if size > 32 * 1024:
+                await shell.socket.send_json({"type": "seen", "bytes": size})
+                size = 0
+        late = ClientProtocol(parse_uri("ws://desktop/api/terminal/terminal-1"))
+        late.send_request(late.connect())
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(folder / "d.sock"))
+            connection.sendall(b"".join(late.data_to_send()))
+            for _ in range(3):  # meanwhile it is sent more than fits between
+                await page.window(op="minimise", id="terminal-1")
+                await page.window(op="raise", id="terminal-1")
+            said = b""
+            while b"alldone\r\n" not in said[-2000:]:
+                late.receive_data(await asyncio.to_thread(connection.recv, 100_000))
+                for event in late.events_received():
+                    said += event.data if isinstance(event, Frame) and event.opcode is Opcode.BINARY else b""
+        assert said.count(b"\n") > 70_000
+
+    run(folder, test)
+
+
+def raw(opcode: Opcode, data: bytes, fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin).serialize(mask=True)
+
+
+def test_what_is_typed_arrives_however_it_is_framed(folder: Path) -> None:
+    async def test(here: Running) -> None:
+        page = await here.page()
+        await page.window(op="open", app="terminal")
+        socket = await here.client.ws_connect("http://desktop/api/terminal/terminal-1", autoping=False)
+        await socket.send_bytes(b"echo ear''ly\n")  # before there is a shell
+        shell = Shell(socket, await socket.receive_json())
+        await shell.until(b"early\r\n")
+
+        async def write(data: bytes, *cuts: int) -> None:
+            for start, end in itertools.pairwise((0, *cuts, len(data))):
+                socket._conn.transport.write(data[start:end])  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)  # so that it is read for itself
+
+        await write(b"".join(raw(Opcode.BINARY, bytes((key,))) for key in b"echo to''gether\n"))
+        await shell.until(b"together\r\n")
+        await write(raw(Opcode.BINARY, b"echo a''part\n"), 1, 2, 5, 9)
+        await shell.until(b"apart\r\n")
+        await write(raw(Opcode.BINARY, b"echo fr", fin=False))
+        await write(raw(Opcode.CONT, b"ag''", fin=False) + raw(Opcode.PING, b"?"))
+        await write(raw(Opcode.CONT, b"ments\n"))
+        said, ponged = b"", False
+        while b"fragments\r\n" not in said or not ponged:
+            message = await socket.receive()
+            ponged = ponged or message.type is aiohttp.WSMsgType.PONG
+            said += message.data if message.type is aiohttp.WSMsgType.BINARY else b""
+        inner = raw(Opcode.BINARY, b"k")
+        typed = b"a" + inner + b"z"
+        await socket.send_bytes(b"stty raw -echo; echo rea''dy; head -c %d | base64; stty sane\n" % len(typed))
+        await shell.until(b"ready")
+        plain = bytes((0x82, 0x80 | len(typed), 0, 0, 0, 0)) + typed
+        await write(plain, 7, 7 + len(inner))  # a piece of it looks like a key of its own
+        await shell.until(base64.b64encode(typed))
+        for _ in range(3):
+            await socket.send_bytes(b"")
+        await socket.send_bytes(b"echo a''live\n")
+        await shell.until(b"alive\r\n")
+        await write(raw(Opcode.TEXT, b"\xff"))
+        while (message := await socket.receive()).type is aiohttp.WSMsgType.BINARY:
+            pass
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1007)
+
+    run(folder, test)
+
+
+def test_more_than_a_program_reads_is_held_back_and_nothing_is_lost(folder: Path) -> None:
+    async def test(here: Running) -> None:
+        page = await here.page()
+        await page.window(op="open", app="terminal")
+        shell = await here.shell("terminal-1")
+        await shell.socket.send_bytes(
+            b"stty raw -echo; echo rea''dy; until [ -e go ]; do sleep 0.05; done; head -c 5000000 | cksum\n"
+        )
+        await shell.until(b"ready")
+        said = b"xyz\n" * 1_250_000
+
+        async def paste() -> None:
+            for at in range(0, len(said), 1_000_000):
+                await shell.socket.send_bytes(said[at : at + 1_000_000])
+
+        pasting = asyncio.create_task(paste())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(pasting), 0.3)
+        (folder / "home" / "go").touch()
+        await pasting
+        wanted = subprocess.run(["cksum"], input=said, stdout=subprocess.PIPE, check=True).stdout.split()[0]
+        await shell.until(wanted)
 
     run(folder, test)
 

@@ -126,6 +126,8 @@ def test_keeps_no_copy_of_the_listener(start: Any) -> None:
             socket.create_connection(address).close()
         except ConnectionRefusedError:
             return
+        except ConnectionResetError:  # in the instant of its closing
+            pass
         assert time.monotonic() < deadline
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,15 +31,40 @@ def run(test: Callable[[Terminal], Awaitable[None]], *command: str) -> None:
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
-async def shown(terminal: Terminal, view: View, wanted: bytes) -> bytes:
-    """What comes until ``wanted`` has."""
-    said = b""
-    while wanted not in said:
-        data = await terminal.next(view)
-        assert data, said
-        terminal.seen(view, len(data))
-        said += data
-    return said
+class Onlooker:
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self.news = asyncio.Event()
+        self.view: View
+
+    async def next(self) -> bytes:
+        """What was shown since the last call; b"" once nothing more will come."""
+        while True:
+            data = self._terminal.take(self.view)
+            if data or self.view.stalled or self._terminal.over:
+                return data
+            self.news.clear()
+            await self.news.wait()
+
+    def seen(self, count: int) -> None:
+        self._terminal.seen(self.view, count)
+
+    async def until(self, wanted: bytes) -> bytes:
+        """What comes until ``wanted`` has."""
+        said = b""
+        while wanted not in said:
+            data = await self.next()
+            assert data, said
+            self.seen(len(data))
+            said += data
+        return said
+
+
+@contextlib.contextmanager
+def looking(terminal: Terminal) -> Iterator[Onlooker]:
+    onlooker = Onlooker(terminal)
+    with terminal.view(onlooker.news.set) as onlooker.view:
+        yield onlooker
 
 
 async def alive(pid: int) -> bool:
@@ -56,12 +81,12 @@ async def alive(pid: int) -> bool:
 
 def test_it_runs_what_is_typed_and_shows_it_to_all() -> None:
     async def test(terminal: Terminal) -> None:
-        with terminal.view() as one, terminal.view() as two:
-            await terminal.type(b"echo $((6*7))x\n")
-            assert b"42x" in await shown(terminal, one, b"42x")
-            assert b"42x" in await shown(terminal, two, b"42x")
-        with terminal.view() as late:
-            assert b"42x" in await shown(terminal, late, b"42x")
+        with looking(terminal) as one, looking(terminal) as two:
+            terminal.type(b"echo $((6*7))x\n")
+            assert b"42x" in await one.until(b"42x")
+            assert b"42x" in await two.until(b"42x")
+        with looking(terminal) as late:
+            assert b"42x" in await late.until(b"42x")
 
     run(test)
 
@@ -72,20 +97,20 @@ def test_it_is_a_session_with_a_controlling_terminal_and_nothing_of_ours() -> No
     try:
 
         async def test(terminal: Terminal) -> None:
-            with terminal.view() as view:
-                await terminal.type(b"tty; ps -o sid= -p $$; echo fd''s; readlink /proc/$$/fd/*; env; echo end''ed\n")
-                said = (await shown(terminal, view, b"ended")).decode()
+            with looking(terminal) as view:
+                terminal.type(b"tty; ps -o sid= -p $$; echo fd''s; readlink /proc/$$/fd/*; env; echo end''ed\n")
+                said = (await view.until(b"ended")).decode()
                 assert "/dev/pts/" in said
                 assert str(terminal.pid) in said
                 assert "OURS" not in said
                 ours = {os.readlink(f"/proc/self/fd/{number}") for number in (secret, kept, terminal._exit)}
                 assert "fds" in said
                 assert not ours & set(said.splitlines())
-                await terminal.type(b"sh -c 'echo sleep\"\"ing; exec sleep 100'\n")
-                await shown(terminal, view, b"sleeping")
-                await terminal.type(b"\x03")
-                await terminal.type(b"echo inter''rupted\n")
-                await shown(terminal, view, b"interrupted")
+                terminal.type(b"sh -c 'echo sleep\"\"ing; exec sleep 100'\n")
+                await view.until(b"sleeping")
+                terminal.type(b"\x03")
+                terminal.type(b"echo inter''rupted\n")
+                await view.until(b"interrupted")
 
         run(test)
     finally:
@@ -96,12 +121,12 @@ def test_it_is_a_session_with_a_controlling_terminal_and_nothing_of_ours() -> No
 
 def test_resizing_is_told_to_what_runs_in_it() -> None:
     async def test(terminal: Terminal) -> None:
-        with terminal.view() as view:
-            await terminal.type(b"trap 'echo now $(stty size)' WINCH; echo rea''dy\n")
-            await shown(terminal, view, b"ready")
+        with looking(terminal) as view:
+            terminal.type(b"trap 'echo now $(stty size)' WINCH; echo rea''dy\n")
+            await view.until(b"ready")
             terminal.resize(101, 37)
-            await terminal.type(b"\n")  # a shell runs its trap when it has a line
-            await shown(terminal, view, b"now 37 101")
+            terminal.type(b"\n")  # a shell runs its trap when it has a line
+            await view.until(b"now 37 101")
             assert terminal.size == (101, 37)
             terminal.resize(0, 10**9)
             assert terminal.size == (2, 1000)
@@ -112,21 +137,21 @@ def test_resizing_is_told_to_what_runs_in_it() -> None:
 def test_its_end_is_told_with_all_that_it_showed() -> None:
     async def test(terminal: Terminal) -> None:
         said = b""
-        with terminal.view() as view:
-            while data := await terminal.next(view):
-                terminal.seen(view, len(data))
+        with looking(terminal) as view:
+            while data := await view.next():
+                view.seen(len(data))
                 said += data
         assert said.count(b"line") == 20_000
         assert terminal.code == 3
-        await terminal.type(b"nobody reads this\n")
+        terminal.type(b"nobody reads this\n")
 
     run(test, "/bin/sh", "-c", "i=0; while [ $i -lt 20000 ]; do echo line$i; i=$((i+1)); done; exit 3")
 
 
 def test_a_signals_end_is_its_negative() -> None:
     async def test(terminal: Terminal) -> None:
-        with terminal.view() as view:
-            while await terminal.next(view):
+        with looking(terminal) as view:
+            while await view.next():
                 pass
         assert terminal.code == -signal.SIGKILL
 
@@ -135,9 +160,9 @@ def test_a_signals_end_is_its_negative() -> None:
 
 def test_what_stays_in_the_background_does_not_hold_up_the_end() -> None:
     async def test(terminal: Terminal) -> None:
-        with terminal.view() as view:
-            while data := await terminal.next(view):
-                terminal.seen(view, len(data))
+        with looking(terminal) as view:
+            while data := await view.next():
+                view.seen(len(data))
         assert terminal.code == 0
 
     run(test, "/bin/sh", "-c", "trap '' HUP; (while :; do echo on; sleep 0.01; done) & echo leaving; exit 0")
@@ -145,11 +170,11 @@ def test_what_stays_in_the_background_does_not_hold_up_the_end() -> None:
 
 def test_closing_ends_the_whole_session_even_what_ignores_it() -> None:
     async def test(terminal: Terminal) -> None:
-        with terminal.view() as view:
-            await terminal.type(b"(trap '' HUP TERM; sleep 1000 & echo pid''=$!; wait) &\n")
-            said = await shown(terminal, view, b"pid=")
+        with looking(terminal) as view:
+            terminal.type(b"(trap '' HUP TERM; sleep 1000 & echo pid''=$!; wait) &\n")
+            said = await view.until(b"pid=")
             while b"\n" not in said.rpartition(b"pid=")[2]:
-                said += await terminal.next(view)
+                said += await view.next()
         pid = int(said.rpartition(b"pid=")[2].split()[0])
         assert Path(f"/proc/{pid}").exists()
         await terminal.close()
@@ -161,14 +186,14 @@ def test_closing_ends_the_whole_session_even_what_ignores_it() -> None:
 
 def test_a_shell_is_held_back_by_its_slowest_viewer_and_by_no_one_else(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(terminal: Terminal) -> None:
-        with terminal.view() as view:
+        with looking(terminal) as view:
             taken = 0
             with contextlib.suppress(TimeoutError):
                 while True:
-                    taken += len(await asyncio.wait_for(terminal.next(view), 0.3))
+                    taken += len(await asyncio.wait_for(view.next(), 0.3))
             assert module.HIGH_WATER <= taken <= module.HIGH_WATER + 2 * 65536
-            terminal.seen(view, taken)
-            assert await asyncio.wait_for(terminal.next(view), 5)
+            view.seen(taken)
+            assert await asyncio.wait_for(view.next(), 5)
         before = terminal.scrollback.end  # nobody looks: it runs freely
         while terminal.scrollback.end < before + 10 * module.HIGH_WATER:
             await asyncio.sleep(0.001)
@@ -180,12 +205,12 @@ def test_a_viewer_that_stops_reading_is_let_go(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "STALLED_SECONDS", 0.1)
 
     async def test(terminal: Terminal) -> None:
-        with terminal.view() as stuck:
-            while not stuck.stalled:
-                await asyncio.wait_for(terminal.next(stuck), 5)
-            assert await terminal.next(stuck) == b""
-            with terminal.view() as other:
-                assert await terminal.next(other)
+        with looking(terminal) as stuck:
+            while not stuck.view.stalled:
+                await asyncio.wait_for(stuck.next(), 5)
+            assert await stuck.next() == b""
+            with looking(terminal) as other:
+                assert await other.next()
 
     run(test, "/bin/sh", "-c", "yes")
 
@@ -194,11 +219,16 @@ def test_typing_waits_for_a_program_that_does_not_read(monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "MAX_TYPED", 50_000)
 
     async def test(terminal: Terminal) -> None:
-        with terminal.view() as view:
-            await shown(terminal, view, b"ready")
+        with looking(terminal) as view:
+            await view.until(b"ready")
+        room = asyncio.Event()
+        assert terminal.when_room(room.set)
+        terminal.type(b"x" * 200_000)
+        assert not terminal.when_room(room.set)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(terminal.type(b"x" * 200_000), 0.3)
+            await asyncio.wait_for(room.wait(), 0.3)
         await terminal.close()  # and lets go of who waits
+        assert room.is_set()
 
     run(test, "/bin/sh", "-c", "stty raw -echo; echo ready; sleep 100")
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from choir.agents import writers
-from choir.agents.writers import Choice, Written
-from choir.config import Family, Provider
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from choir.agents.writers import Choice, Written
+    from choir.config import Family, Provider
 
 
-@dataclass(frozen=True)
-class Agent:
+class Agent(NamedTuple):
     """One agent CLI."""
 
-    executables: tuple[str, ...]
     families: tuple[Family, ...]
     """What it speaks, the best first."""
     write: Callable[[Choice], Written]
@@ -45,27 +47,21 @@ def usable(agent: Agent, providers: Sequence[Provider]) -> list[tuple[Provider, 
 
 AGENTS: dict[str, Agent] = {
     "claude": Agent(
-        ("claude",),
         ("anthropic",),
         writers.claude,
         "npm install -g @anthropic-ai/claude-code",
         has_default=("anthropic",),
     ),
-    "codex": Agent(
-        ("codex",), ("openai",), writers.codex, "npm install -g @openai/codex", has_default=("openai",), responses=True
-    ),
+    "codex": Agent(("openai",), writers.codex, "npm install -g @openai/codex", has_default=("openai",), responses=True),
     "pi": Agent(
-        ("pi",),
         ("anthropic", "openai", "google"),
         writers.pi,
         "npm install -g @mariozechner/pi-coding-agent",
         has_default=tuple(writers.PI_NATIVE),
     ),
-    "opencode": Agent(("opencode",), ("anthropic", "openai", "google"), writers.opencode, "npm install -g opencode-ai"),
-    "gemini": Agent(
-        ("gemini",), ("google",), writers.gemini, "npm install -g @google/gemini-cli", has_default=("google",)
-    ),
-    "qwen": Agent(("qwen",), ("openai",), writers.qwen, "npm install -g @qwen-code/qwen-code"),
-    "aider": Agent(("aider",), ("anthropic", "openai"), writers.aider, "uv tool install aider-chat"),
-    "goose": Agent(("goose",), ("anthropic", "openai"), writers.goose, "see Goose's own documentation"),
+    "opencode": Agent(("anthropic", "openai", "google"), writers.opencode, "npm install -g opencode-ai"),
+    "gemini": Agent(("google",), writers.gemini, "npm install -g @google/gemini-cli", has_default=("google",)),
+    "qwen": Agent(("openai",), writers.qwen, "npm install -g @qwen-code/qwen-code"),
+    "aider": Agent(("anthropic", "openai"), writers.aider, "uv tool install aider-chat"),
+    "goose": Agent(("anthropic", "openai"), writers.goose, "see Goose's own documentation"),
 }

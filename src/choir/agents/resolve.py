@@ -9,13 +9,11 @@ Nothing is executed to find out.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from choir.agents import shims
-from choir.agents.clis import AGENTS
 from choir.errors import ChoirError
 from choir.isolation.contract import Mount
 
@@ -41,8 +39,7 @@ class CommandError(ChoirError):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(NamedTuple):
     """A command as it is started inside."""
 
     argv0: str
@@ -52,14 +49,14 @@ class Resolved:
     """For PATH, before the standard ones."""
 
 
-@dataclass
 class _Search:
-    path: str
-    workspace: Path
-    environment: Mapping[str, str]
-    home: Path
-    mounts: list[Path] = field(default_factory=list)
-    entries: list[str] = field(default_factory=list)
+    def __init__(self, path: str, workspace: Path, environment: Mapping[str, str], home: Path) -> None:
+        self.path = path
+        self.workspace = workspace
+        self.environment = environment
+        self.home = home
+        self.mounts: list[Path] = []
+        self.entries: list[str] = []
 
     def visible(self, path: Path) -> bool:
         shown = (*(Path(each) for each in STANDARD), self.workspace, *self.mounts)
@@ -135,6 +132,10 @@ def _executable(path: Path) -> bool:
 
 
 def _not_found(search: _Search, command: str) -> CommandError:
+    import shlex
+
+    from choir.agents.clis import AGENTS
+
     local = search.workspace / command
     if local.is_file() and "/" in command:
         return CommandError(

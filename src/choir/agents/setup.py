@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
-from choir.agents.clis import AGENTS, Agent, usable
-from choir.agents.writers import Choice, Written
-from choir.config import Family, Provider
+from choir.agents.clis import AGENTS, usable
+from choir.agents.names import detect
+from choir.agents.writers import Choice
 from choir.errors import EXIT_USAGE, ChoirError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from choir.agents.clis import Agent
+    from choir.agents.writers import Written
+    from choir.config import Family, Provider
 
 LOCAL_MODEL = "SmolLM2-135M"
 """What the provider ``local`` is asked for; it has this one model and takes any name."""
@@ -22,8 +28,7 @@ class AgentError(ChoirError):
     exit_code = EXIT_USAGE
 
 
-@dataclass(frozen=True)
-class AgentSetup:
+class AgentSetup(NamedTuple):
     """What an agent CLI needs. Apply ``environment`` over ``contract.provider_environment``, then drop ``unset``."""
 
     environment: dict[str, str]
@@ -31,12 +36,6 @@ class AgentSetup:
     files: dict[str, str]
     """Path relative to the sandbox's home → content. Never holds the token, nor any key."""
     command: tuple[str, ...]
-
-
-def detect(command: str) -> str | None:
-    """The agent that ``command`` (a name or path) starts, or None."""
-    name = os.path.basename(command)
-    return next((agent for agent, known in AGENTS.items() if name in known.executables), None)
 
 
 def prepare(
@@ -69,7 +68,7 @@ def prepare(
         written.environment,
         written.unset,
         written.files,
-        _command(agent, written, tuple(command)),
+        _command(name, written, tuple(command)),
     )
 
 
@@ -109,11 +108,11 @@ def _example(family: Family) -> str:
     return {"anthropic": "ANTHROPIC_API_KEY", "google": "GEMINI_API_KEY"}.get(family, "OPENAI_API_KEY")
 
 
-def _command(agent: Agent, written: Written, command: tuple[str, ...]) -> tuple[str, ...]:
+def _command(agent: str, written: Written, command: tuple[str, ...]) -> tuple[str, ...]:
     """``command`` with the flags that nobody should have to type; another command than the CLI's is left alone."""
     if not command:
-        command = (agent.executables[0],)
-    if os.path.basename(command[0]) not in agent.executables:
+        command = (agent,)
+    if detect(command[0]) != agent:
         return command
     rest = command[1:]
     said = {word.partition("=")[0] for word in rest}

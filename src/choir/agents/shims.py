@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 
 def behind(found: Path, workspace: Path, environment: Mapping[str, str]) -> Path | None:
@@ -92,6 +93,8 @@ def _project_node(workspace: Path) -> str | None:
 
 def _rustup(found: Path, environment: Mapping[str, str]) -> Path | None:
     """rustup's layout: ``settings.toml`` names the toolchain in ``toolchains``."""
+    import tomllib
+
     root = Path(environment.get("RUSTUP_HOME") or found.parent.parent.parent / ".rustup")
     try:
         settings = tomllib.loads((root / "settings.toml").read_text())
@@ -106,6 +109,8 @@ def _existing(path: Path) -> Path | None:
 
 
 def _read(path: Path) -> Any:
+    import json
+
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

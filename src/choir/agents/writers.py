@@ -8,19 +8,22 @@ Sources are the CLIs' documentation; ``scripts/test-agents`` runs claude, codex,
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from choir.config import Family, Provider
-from choir.contract import gateway_base_url
+from choir.inside import gateway_base_url
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from choir.config import Family, Provider
 
 MEMORY = "choir-memory"
 TOKEN_VARIABLE = "CHOIR_PROVIDER_GATEWAY_TOKEN"  # noqa: S105 - its name
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What an agent shall use."""
 
     provider: Provider
@@ -45,13 +48,12 @@ class Choice:
         return openai_base_url(self.provider)
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What a writer decided."""
 
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
     unset: tuple[str, ...] = ()
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
     flags: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(flag, words by which a person may have said so or otherwise), to come right after the CLI's name."""
     subcommand_flags: tuple[tuple[str, tuple[str, ...]], ...] = ()

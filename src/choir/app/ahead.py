@@ -11,7 +11,7 @@ import os
 import sys
 
 from choir.channel import Channel, ChannelClosed, connect
-from choir.isolation.template import own_template
+from choir.isolation.template import Template
 from choir.places import clean_environment, gateway_sockets
 
 _BOOT = "import gc; gc.disable(); from choir.app.alone import main; main()"  # imports make no garbage
@@ -30,7 +30,7 @@ def start(root: str) -> Channel | None:
             continue
         return None
     ours, theirs = Channel.pair()
-    template = own_template().start()
+    template, its_own = Channel.pair()
     descriptors = theirs.fileno(), template.fileno()
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
@@ -38,6 +38,8 @@ def start(root: str) -> Channel | None:
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     out = (os.POSIX_SPAWN_DUP2, 2, 1)
     os.posix_spawn(words[0], words, clean_environment(os.environ), file_actions=[null, out], setsid=True)
-    theirs.close()
-    own_template().close()
+    for channel in (theirs, template):
+        channel.close()
+    Template().spawn(its_own)
+    its_own.close()
     return ours

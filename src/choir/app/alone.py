@@ -17,13 +17,9 @@ import select
 import sys
 from pathlib import Path
 
-from choir import config as configuration
-from choir.app.caller import Asked, Elsewhere, close
-from choir.app.secrets import gateway_start_message
+from choir import run_config
 from choir.channel import Channel, ChannelClosed, Message
 from choir.errors import ChoirError, StartError
-from choir.isolation.template import Template
-from choir.local_model import weights
 from choir.paths import State
 
 _STOP_SECONDS = 5.0
@@ -45,6 +41,7 @@ class Gateway:
             _become_gateway(theirs, log, self.channel, *strange)
         theirs.close()
         self.ready = False
+        self._waits = True
 
     def hear(self) -> Message:
         """What it says next of its start.
@@ -60,6 +57,13 @@ class Gateway:
             raise StartError(*(str(message.get(name, "")) for name in ("reason", "message", "hint")))
         self.ready = bool(message.get("ready"))
         return message
+
+    def serve(self) -> None:
+        """Let it go on, now that it has said which providers it has. Idempotent."""
+        if self._waits:
+            self._waits = False
+            with contextlib.suppress(ChannelClosed):  # why is heard where its answer is waited for
+                self.channel.send({"op": "serve"})
 
     def stop(self) -> None:
         """End it: by itself when it has served, so that it writes down what it knows. Idempotent."""
@@ -116,14 +120,13 @@ def main() -> None:
     with contextlib.suppress(OSError):  # said when it is prepared
         state.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     gateway = Gateway(state.logs / "gateway.log", client, ready_template)
-    template = Template(ready_template)
     state = state.alone()
     try:
         with contextlib.suppress(ChannelClosed):
-            _converse(client, gateway, template, state)
+            _converse(client, gateway, ready_template, state)
     finally:
         client.close()
-        template.close()
+        ready_template.close()
         gateway.stop()
         import shutil
 
@@ -131,14 +134,19 @@ def main() -> None:
         os._exit(0)
 
 
-def _converse(client: Channel, gateway: Gateway, template: Template, state: State) -> None:
+def _converse(client: Channel, gateway: Gateway, template: Channel, state: State) -> None:
     """
     Raises:
         ChannelClosed: the client is gone; so is its sandbox.
     """
+    from choir.app.caller import Asked, Elsewhere, close  # here and below: the gateway's own imports have begun
+    from choir.app.secrets import gateway_start_message
+    from choir.isolation.template import Template
+    from choir.local_model import weights
+
     message, descriptors = client.receive()
     try:
-        config = configuration.load(None)
+        config = run_config.load()
         if config.sandbox.backend != "bubblewrap":
             raise Elsewhere("another backend is configured")
         state.prepare()
@@ -146,9 +154,9 @@ def _converse(client: Channel, gateway: Gateway, template: Template, state: Stat
         with contextlib.suppress(ChannelClosed):  # why is heard where its answer is waited for
             gateway.channel.send(start, descriptors[-1:])
         os.close(descriptors.pop())
-        from choir.app.alone_run import Run  # while the gateway looks for keys
+        from choir.app.alone_run import Run
 
-        Run(client, gateway, template, state).converse(Asked.take(message, descriptors), descriptors, config)
+        Run(client, gateway, Template(template), state).converse(Asked.take(message, descriptors), descriptors, config)
     except Elsewhere as why:
         client.send({"elsewhere": str(why)})
     except ChoirError as error:

@@ -8,7 +8,7 @@ import os
 import select
 from typing import TYPE_CHECKING
 
-from choir import contract, git_traps, ids, tokens
+from choir import git_traps, ids, inside, tokens
 from choir.app.caller import Asked, Caller, close, wanted
 from choir.app.run_spec import Ground, build_spec, no_provider, survey, warn_of_traps
 from choir.app.secrets import stored_key
@@ -21,11 +21,15 @@ from choir.isolation.template import Template
 from choir.paths import State
 
 if TYPE_CHECKING:
+    import _socket
     import asyncio
-    import socket
 
     from choir.app.alone import Gateway
     from choir.config import Config
+
+
+_UNDISTURBED = 0.02
+"""Seconds that a command has before its gateway does the rest of its start beside it, unless it calls it before."""
 
 
 class Run:
@@ -50,6 +54,7 @@ class Run:
             ChannelClosed: the client is gone; so is its sandbox.
             Elsewhere, ChoirError: it cannot be done.
         """
+        self._template.order()
         folder = asked.check(self._client)
         self._client.send({"want": wanted(config)})
         answer, surplus = self._client.receive()
@@ -84,7 +89,8 @@ class Run:
             raise no_provider(config)
         sandbox_id = ids.new_id()
         authority = ""
-        if contract.wants_tls(providers):
+        if inside.wants_tls(providers):
+            self._gateway.serve()
             self._gateway.hear()
             authority = self._ask({"op": "authority", "sandbox_id": sandbox_id})["certificate"]
         token = tokens.sign(stored_key(self._state.token_key), sandbox_id)
@@ -107,16 +113,19 @@ class Run:
             raise ChoirError(*(str(answer.get(name, "")) for name in ("reason", "message", "hint")))
         return answer
 
-    def _hold(self, spec: SandboxSpec, listener: socket.socket) -> None:
+    def _hold(self, spec: SandboxSpec, listener: _socket.socket) -> None:
         """Until the command has ended."""
         try:
+            first = [self._client.fileno(), listener.fileno()]
+            if first[0] not in select.select(first, [], [], _UNDISTURBED)[0]:
+                self._gateway.serve()
             while not self._gateway.ready:
                 if self._client in select.select([self._client, self._gateway.channel], [], [])[0]:
                     self._until_ended()
                     return
                 self._gateway.hear()
             attach = {"op": "attach", "sandbox_id": spec.sandbox_id, "user_id": spec.user_id, "role": spec.role}
-            self._ask({**attach, "lease_s": contract.LEASE_SECONDS}, [listener.fileno()])
+            self._ask({**attach, "lease_s": inside.LEASE_SECONDS}, [listener.fileno()])
         except ChoirError as error:
             self._fail(error)
             self._until_ended()
@@ -139,7 +148,7 @@ class Run:
     def _fail(self, error: ChoirError) -> None:
         self._client.send({"failed": error.as_dict(), "exit_code": error.exit_code})
 
-    async def _serve(self, spec: SandboxSpec, listener: socket.socket) -> None:
+    async def _serve(self, spec: SandboxSpec, listener: _socket.socket) -> None:
         """``_hold`` from when the gateway answers the sandbox's calls."""
         import asyncio
 
@@ -156,7 +165,8 @@ class Run:
         ]
         try:
             assert self._control is not None
-            await control.status()  # from now on `local` hears of what is wanted; what was before is here
+            with contextlib.suppress(ChoirError):  # it died at once, which is said below
+                await control.status()  # from now on `local` hears of what is wanted; what was before is here
             self._control.sock.setblocking(False)
             with contextlib.suppress(BlockingIOError, ChannelClosed):
                 while self._control.receive()[0].get("event") != "wanted":

@@ -5,25 +5,24 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from choir import contract
 from choir.app.notice import notice
 from choir.channel import Message, peer_credentials
-from choir.config import Config
+from choir.inside import INHERITED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from choir.channel import Channel
+    from choir.config import Config
 
 _NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 """Where getpass(3) looks, in this order."""
 _LOOKED_AT = ("PATH", "HOME", "PYENV_VERSION", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", *_NAMES)
 
 
-@dataclass(frozen=True)
-class RunOptions:
+class RunOptions(NamedTuple):
     """What ``choir run`` was asked for."""
 
     command: tuple[str, ...]
@@ -33,8 +32,7 @@ class RunOptions:
     explain: bool = False
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """``environment`` need hold no more than ``wanted`` names."""
 
     folder: Path
@@ -57,9 +55,18 @@ class Caller:
 
     @classmethod
     def _with(cls, folder: Path, environment: Mapping[str, str], say: Callable[[str], None]) -> Caller:
-        user = user_of(environment) or pwd.getpwuid(os.geteuid()).pw_name
-        home = environment.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
-        return cls(folder, environment, user, Path(home).resolve(), say)
+        name, home = _account()
+        home = environment.get("HOME") or home
+        return cls(folder, environment, user_of(environment) or name, Path(home).resolve(), say)
+
+
+def _account() -> tuple[str, str]:
+    """Name and home of who runs this, who need not be listed anywhere."""
+    try:
+        entry = pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return str(os.geteuid()), "/"
+    return entry.pw_name, entry.pw_dir
 
 
 def close(descriptors: list[int]) -> None:
@@ -69,7 +76,7 @@ def close(descriptors: list[int]) -> None:
 
 def wanted(config: Config) -> list[str]:
     """The variables that are looked at or passed on; never those with keys, unless the operator names one."""
-    return list(dict.fromkeys((*contract.INHERITED, *config.sandbox.forward_env, *_LOOKED_AT)))
+    return list(dict.fromkeys((*INHERITED, *config.sandbox.forward_env, *_LOOKED_AT)))
 
 
 def user_of(environment: Mapping[str, str]) -> str:
@@ -81,8 +88,7 @@ class Elsewhere(Exception):  # noqa: N818 - not an error
     """It cannot be done here; the client does it all itself."""
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """What a client asked for; owns its descriptors."""
 
     options: RunOptions

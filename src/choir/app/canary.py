@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from choir import config as configuration
-from choir import contract, ids, tokens
+from choir import ids, inside, tokens
 from choir.app.secrets import stored_key
 from choir.app.up import start_gateway
 from choir.control_client import GatewayControl
@@ -123,7 +123,7 @@ async def run() -> list[Outcome]:
         async with _gateway(Path(folder), canary, server.sockets[0].getsockname()[1]) as (state, control):
             sandbox_id = ids.new_id()
             token = tokens.sign(stored_key(state.token_key), sandbox_id)
-            await control.attach(sandbox_id, "canary", "probe", listener, lease_s=contract.LEASE_SECONDS)
+            await control.attach(sandbox_id, "canary", "probe", listener, lease_s=inside.LEASE_SECONDS)
             tried = Tricks(upstream, trap, listener.getsockname()[1], token)
             outcomes += [await tried.failure(failure) for failure in FAILURES]
             outcomes += [await tried.carriers(), await tried.hosts(elsewhere), await tried.malformed()]
@@ -131,7 +131,7 @@ async def run() -> list[Outcome]:
             measured = await asyncio.to_thread(_metrics, state.metrics_socket)
             await control.detach(sandbox_id)
             with socket.create_server(("127.0.0.1", 0)) as another:
-                await control.attach(ids.new_id(), "canary", "probe", another, lease_s=contract.LEASE_SECONDS)
+                await control.attach(ids.new_id(), "canary", "probe", another, lease_s=inside.LEASE_SECONDS)
                 outcomes.append(await tried.after_its_lease(another.getsockname()[1]))
         for each in (server, trapping):
             each.close()
@@ -254,7 +254,7 @@ async def false_listeners(control: GatewayControl) -> Outcome:
     for name, sock in _false_listeners():
         with sock:
             try:
-                await control.attach(ids.new_id(), "canary", "probe", sock, lease_s=contract.LEASE_SECONDS)
+                await control.attach(ids.new_id(), "canary", "probe", sock, lease_s=inside.LEASE_SECONDS)
                 taken.append(name)
             except ChoirError:
                 continue

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import contextlib
-import socket
 
-from choir import contract
+from choir import inside
 from choir.channel import ChannelClosed
 from choir.control_client import GatewayControl
 from choir.errors import ChoirError
 
 
 async def keep_lease(
-    control: GatewayControl, sandbox_id: str, user: str, listener: socket.socket, at_once: bool = False
+    control: GatewayControl, sandbox_id: str, user: str, listener: _socket.socket, at_once: bool = False
 ) -> None:
     """Keep the lease of a run; attach again when the gateway came back without knowing it. Never returns.
 
@@ -22,7 +22,7 @@ async def keep_lease(
     """
     while True:
         if not at_once:
-            await asyncio.sleep(contract.RENEW_SECONDS)
+            await asyncio.sleep(inside.RENEW_SECONDS)
         at_once = False
         with contextlib.suppress(ChoirError, ChannelClosed):
             if await control.renew([sandbox_id]):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from choir import config as configuration
-from choir import contract, ids
+from choir import ids, inside
 from choir.app.caller import Caller
 from choir.app.run_spec import own_uid, private_home
 from choir.errors import ChoirError, StartError
@@ -116,7 +116,7 @@ def _spec(config: configuration.Config, home: Home) -> SandboxSpec:
         role="probe",
         home=home.path,
         host_uid=home.host_uid,
-        environment={"LANG": "C.UTF-8", "DATABASE_URL": contract.DATABASE_URL},
+        environment={"LANG": "C.UTF-8", "DATABASE_URL": inside.DATABASE_URL},
         command=COMMAND,
         limits=SandboxLimits(
             max_processes=limits.max_processes,

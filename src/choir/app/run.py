@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from choir import config as configuration
-from choir import contract, git_traps, ids, tokens
+from choir import git_traps, ids, inside, tokens
 from choir.app.caller import Caller, RunOptions
 from choir.app.lease import keep_lease
 from choir.app.local import LocalModel
@@ -100,7 +100,7 @@ async def run(config_path: Path | None, state: State, options: RunOptions) -> in
             raise no_provider(config)
         sandbox_id = ids.new_id()
         token = tokens.sign(stored_key(state.token_key), sandbox_id)
-        authority = await gateway.control.authority(sandbox_id) if contract.wants_tls(gateway.providers) else ""
+        authority = await gateway.control.authority(sandbox_id) if inside.wants_tls(gateway.providers) else ""
         caller = Caller.here()
         ground = survey(state, options, caller)
         spec = build_spec(config, gateway.providers, options, sandbox_id, token, authority, caller, ground)

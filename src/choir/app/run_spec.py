@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from choir import contract, git_traps, keyfiles
-from choir.agents import resolve, setup
+from choir import git_traps, inside, keyfiles
+from choir.agents import resolve
+from choir.agents.names import detect
 from choir.app.caller import Caller, RunOptions
 from choir.app.notice import notice
-from choir.config import Config, Provider
+from choir.digest import sha256_hex
 from choir.errors import ChoirError, KeylessError
 from choir.isolation.contract import Mount, SandboxLimits, SandboxSpec
+from choir.kept import folder as kept_folder
+from choir.kept import kept
 from choir.paths import State
+from choir.run_config import config_home
 
-MEMORY_SERVER = (sys.executable, "-I", "-m", "choir.sandbox.memory.mcp", contract.DATABASE_URL)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from choir.config import Config, Provider
+
+MEMORY_SERVER = (sys.executable, "-I", "-m", "choir.sandbox.memory.mcp", inside.DATABASE_URL)
 """The same Python and the same code are to be seen inside. The URL is said: some CLIs give a server no environment."""
 
 
@@ -31,16 +38,26 @@ def no_provider(config: Config) -> ChoirError:
     )
 
 
-def check_workspace(folder: Path, state: State, home: Path) -> None:
+def own_places(state: State, home: Path) -> tuple[Path, ...]:
+    """Where Choir keeps state and looks for configuration: what stands there decides about later sandboxes."""
+    named = (config_home(), kept_folder(), home / ".config/choir", home / ".cache/choir", "/etc/choir")
+    return tuple(Path(place).resolve() for place in (state.root, *named))
+
+
+def check_workspace(folder: Path, home: Path, own: Sequence[Path]) -> None:
     """Refuse folders that would hand an agent more than a project.
+
+    Args:
+        own: of ``own_places``.
 
     Raises:
         ChoirError: ``workspace_too_wide``.
     """
-    if folder == home or folder in home.parents or folder in state.root.parents or folder == state.root:
+    holds = folder == home or folder in home.parents
+    if holds or any(folder == place or folder in place.parents or place in folder.parents for place in own):
         raise ChoirError(
             "workspace_too_wide",
-            f"{folder} is not a project folder: it holds your home or Choir's own state.",
+            f"{folder} is not a project folder: it holds your home, or Choir's own state or configuration.",
             "Change into the folder the agent shall work in.",
         )
 
@@ -49,15 +66,20 @@ def own_uid(state: State, owner: str) -> int | None:
     """The unprivileged host uid of ``owner``'s sandboxes when this process is root; else None: this process's own."""
     if os.geteuid() != 0:
         return None
-    from choir.storage.registry import Registry
 
-    with contextlib.closing(Registry(state.registry)) as registry:
-        return registry.host_uid(owner)
+    def ask() -> int:
+        from choir.storage.registry import Registry
+
+        with contextlib.closing(Registry(state.registry)) as registry:
+            return registry.host_uid(owner)
+
+    # It is the owner's for ever, as long as it is the same registry.
+    return int(kept(f"host-uid-{owner.encode().hex()}", [str(state.registry)], ask))
 
 
 def private_home(state: State, folder: Path, host_uid: int | None) -> Path:
     """The persistent home of runs in ``folder``; nobody else's."""
-    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    name = sha256_hex(os.fsencode(folder))[:16]
     home = state.homes / f"run-{name}"
     home.mkdir(mode=0o700, exist_ok=True)
     if host_uid is not None:
@@ -115,8 +137,7 @@ def key_files(folder: Path, strict: bool, say: Callable[[str], None] = notice) -
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class Ground:
+class Ground(NamedTuple):
     """What of a run's sandbox has nothing to do with providers."""
 
     host_uid: int | None
@@ -131,7 +152,7 @@ def survey(state: State, options: RunOptions, caller: Caller) -> Ground:
     Raises:
         ChoirError: ``workspace_too_wide``; KeylessError: ``key_file_in_workspace``.
     """
-    check_workspace(caller.folder, state, caller.home)
+    check_workspace(caller.folder, caller.home, own_places(state, caller.home))
     host_uid = own_uid(state, f"{caller.user}/run")
     return Ground(
         host_uid=host_uid,
@@ -157,11 +178,13 @@ def build_spec(
         authority: the certificate that vouches for the gateway's TLS, or "".
     """
     folder, environ, home = caller.folder, caller.environment, ground.home
-    agent = options.agent or setup.detect(options.command[0])
-    environment = {name: environ[name] for name in contract.INHERITED if name in environ}
-    environment |= contract.provider_environment(providers, token)
+    agent = options.agent or detect(options.command[0])
+    environment = {name: environ[name] for name in inside.INHERITED if name in environ}
+    environment |= inside.provider_environment(providers, token)
     command = options.command
     if agent is not None:
+        from choir.agents import setup
+
         prepared = setup.prepare(agent, providers, token, options.model, command, folder, MEMORY_SERVER)
         environment |= prepared.environment
         for name in prepared.unset:
@@ -169,8 +192,8 @@ def build_spec(
         command = prepared.command
         write_home_files(home, prepared.files, ground.host_uid)
     environment |= {name: environ[name] for name in config.sandbox.forward_env if name in environ}
-    environment |= contract.identity_environment(sandbox_id, caller.user, "run", token)
-    environment["DATABASE_URL"] = contract.DATABASE_URL
+    environment |= inside.identity_environment(sandbox_id, caller.user, "run", token)
+    environment["DATABASE_URL"] = inside.DATABASE_URL
     found = resolve.resolve_command(command[0], environ.get("PATH", os.defpath), folder, environ, caller.home)
     extra = tuple(Mount(Path(path)) for path in config.sandbox.read_only_paths)
     return SandboxSpec(

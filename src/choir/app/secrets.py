@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from binascii import b2a_base64
 
 from choir import tokens
 from choir.app.systemd import credential
-from choir.channel import Message
-from choir.config import Config
 from choir.errors import StartError
-from choir.paths import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from choir.channel import Message
+    from choir.config import Config
+    from choir.paths import State
 
 LOCAL_SERVICE = "local"
 
@@ -89,7 +93,7 @@ def gateway_start_message(
         "state": str(state.root),
         "run": state.run_name,
         "config": str(config.path) if config.path else None,
-        "token_key": base64.b64encode(shared_key(state.token_key)).decode(),
+        "token_key": b2a_base64(shared_key(state.token_key), newline=False).decode(),
         "secrets": dict(secrets),
         "services": {LOCAL_SERVICE: local_service_key(state)} if local_model else {},
         **({} if drain_seconds is None else {"drain_seconds": drain_seconds}),

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from choir import config as configuration
-from choir import contract, git_traps, ids, tokens
+from choir import git_traps, ids, inside, tokens
 from choir.app.caller import Asked, Caller, Elsewhere, close, wanted
 from choir.app.lease import keep_lease
 from choir.app.run_spec import build_spec, no_provider, survey, warn_of_traps
@@ -117,7 +117,7 @@ class Starter:
         if not providers:
             raise no_provider(self._config)
         sandbox_id = ids.new_id()
-        authority = await self._gateway.authority(sandbox_id) if contract.wants_tls(providers) else ""
+        authority = await self._gateway.authority(sandbox_id) if inside.wants_tls(providers) else ""
         # It reads a project's files, and may take its time: not on the loop that serves everybody.
         return await asyncio.to_thread(self._build, caller, asked, providers, sandbox_id, authority)
 

@@ -6,7 +6,6 @@ Everything here is nothing on a machine without systemd: no socket, no descripto
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +33,8 @@ class Notifier:
         """E.g. ``send(READY=1, STATUS="serving")``."""
         if not self._address:
             return
+        import socket  # here and below: who only looks for a credential is on the clock
+
         message = "\n".join(f"{name}={value}" for name, value in fields.items())
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             try:
@@ -55,6 +56,8 @@ def listeners(environment: Mapping[str, str], pid: int) -> list[int]:
         count = int(environment.get("LISTEN_FDS", "0"))
     except ValueError:
         count = 0
+    import socket
+
     descriptors = list(range(LISTEN_FDS_START, LISTEN_FDS_START + count))
     for descriptor in descriptors:
         try:

@@ -156,7 +156,9 @@ def row(item: Message) -> tuple[str, ...]:
         item["label"],
         item["user"],
         item["role"],
-        item["state"] + (f" ({item['phase']})" if item["state"] == "starting" and item["phase"] else ""),
+        item["state"]
+        + (f" ({item['phase']})" if item["state"] == "starting" and item["phase"] else "")
+        + (", one stands ready" if item["warm"] else ""),
         f"{max(0.0, time.time() - item['since']):,.0f} s",
         item["message"] or item["note"] or "-",
     )

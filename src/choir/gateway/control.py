@@ -34,6 +34,7 @@ class Attach(msgspec.Struct, frozen=True):
 class Renew(msgspec.Struct, frozen=True):
     sandbox_ids: list[str]
     lease_s: float
+    warm: int = 0
 
 
 class Detach(msgspec.Struct, frozen=True):
@@ -178,6 +179,8 @@ class Control:
             return {"certificate": self._registry.authority(msgspec.convert(message, Detach).sandbox_id)}
         if op == "renew":
             renew = msgspec.convert(message, Renew)
+            if "warm" in message:
+                self._registry.tell_warm(renew.warm, now + renew.lease_s)
             return {"unknown": self._registry.renew(renew.sandbox_ids, now + renew.lease_s)}
         if op == "detach":
             self._registry.detach(msgspec.convert(message, Detach).sandbox_id)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
-from choir.config import Config, Provider
 from choir.errors import ConfigError
 from choir.gateway.encrypted import decrypt, is_encrypted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from choir.config import Config, Provider
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)\Z")
 _KEY = re.compile(r"[!-~]{1,8192}\Z")
@@ -42,6 +46,20 @@ class Credentials:
 
     def __reduce__(self) -> str:
         raise TypeError("credentials are not serialised")
+
+    def all(self, providers: Iterable[Provider]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+        """The keys of those that are enabled, by provider and reference; and why the others are not.
+
+        Raises:
+            ConfigError: as ``keys``.
+        """
+        found, disabled = {}, {}
+        for provider in providers:
+            try:
+                found[provider.name] = self.keys(provider)
+            except Unresolved as unresolved:
+                disabled[provider.name] = str(unresolved)
+        return found, disabled
 
     def keys(self, provider: Provider) -> dict[str, str]:
         """The keys of ``provider`` by reference, in its order; those that are not there are left out. {} when it

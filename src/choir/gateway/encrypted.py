@@ -4,7 +4,6 @@ by the programs themselves; who holds the private key is told to them by a path.
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 from choir.errors import ConfigError
@@ -29,6 +28,8 @@ def decrypt(path: Path) -> str:
     """
     if not path.exists():
         return ""
+    import subprocess
+
     key = _private_key(path)
     if path.name.endswith(".age"):
         command = ["age", "--decrypt", "--identity", str(key), str(path)]

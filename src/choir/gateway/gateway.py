@@ -124,6 +124,7 @@ class Gateway:
             {
                 "choir_open_calls": len(self.calls),
                 "choir_sandboxes": len(sandboxes),
+                "choir_sandboxes_warm": self.registry.warm(now),
                 "choir_connections": sum(len(sandbox.connections) for sandbox in sandboxes),
                 "choir_records_waiting": recorder.waiting,
                 "choir_ledger_failing": int(recorder.ledger_failing),

@@ -42,7 +42,7 @@ def check(config: Config, secrets: dict[str, str], services: dict[str, str]) -> 
 
 
 def run(channel: Channel, message: Message, descriptors: list[int]) -> None:
-    from choir.gateway.main import harden
+    from choir.gateway.hardening import harden
 
     harden()
     path = message.get("config")

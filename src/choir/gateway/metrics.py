@@ -27,6 +27,7 @@ _HELP = {
     "choir_keys_resting": ("gauge", "Keys that the provider turned away and that are not used for now."),
     "choir_open_calls": ("gauge", "Calls that go on."),
     "choir_sandboxes": ("gauge", "Sandboxes attached."),
+    "choir_sandboxes_warm": ("gauge", "Sandboxes that stand ready for people who may come."),
     "choir_connections": ("gauge", "Connections of sandboxes."),
     "choir_records_waiting": ("gauge", "Usage records that are not in the ledger yet."),
     "choir_ledger_failing": ("gauge", "1 while the ledger takes no records."),

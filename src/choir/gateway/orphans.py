@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from choir.gateway.journal import Journal
-from choir.paths import State
+from choir.paths import LOCK, State
 from choir.storage.ledger import Ledger
 
 
@@ -42,7 +42,7 @@ def replay_orphans(state: State, ledger: Ledger) -> int:
 def _held(folder: Path) -> Iterator[bool]:
     """Whether the folder's gateway is dead: its lock can be had. A folder without one has had no gateway yet."""
     try:
-        fd = os.open(folder / State.LOCK, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         yield False
         return

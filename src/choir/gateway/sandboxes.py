@@ -262,6 +262,16 @@ class Registry:
         self.sandboxes: dict[str, Sandbox] = {}
         self.spendings: dict[str, Spending] = {}
         """By user; kept after the last sandbox has gone."""
+        self._warm = (0, 0.0)
+
+    def tell_warm(self, number: int, until: float) -> None:
+        """So many sandboxes stand ready for people who may come; nothing of them is here."""
+        self._warm = (number, until)
+
+    def warm(self, now: float) -> int:
+        """What was told last, while it holds."""
+        number, until = self._warm
+        return number if now < until else 0
 
     def attach(self, sandbox_id: str, user_id: str, role: str, lease_until: float, descriptor: int) -> None:
         """Take over ``descriptor`` as the sandbox's listener; an older one of the same id is replaced.

@@ -16,7 +16,7 @@ from typing import Any
 import uvloop
 
 from choir.config import Config
-from choir.contract import ProviderStatus, wants_tls
+from choir.contract import ProviderStatus
 from choir.errors import ChoirError, StartError
 from choir.gateway import authority
 from choir.gateway.admission import Settings
@@ -31,6 +31,7 @@ from choir.gateway.policy import Spending, has_money_limit
 from choir.gateway.prices import USD
 from choir.gateway.upstream import Upstream
 from choir.gateway.usage import Recorder
+from choir.inside import wants_tls
 from choir.paths import State
 from choir.storage.ledger import Ledger
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from email.utils import formatdate
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse
@@ -74,13 +75,15 @@ class App:
 
 
 def _hardened(send: Send) -> Send:
-    """Adds our security headers to every answer that has none yet: all but those of a sandbox, which has its own."""
+    """Adds our security headers to every answer that has none yet: all but those of a sandbox, which has its own. And
+    the time (RFC 9110, section 6.6.1)."""
 
     async def hardened(message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             headers = MutableHeaders(scope=message)
             for name, value in hub_headers():
                 headers.setdefault(name.decode(), value.decode())
+            headers.setdefault("date", formatdate(usegmt=True))
         await send(message)
 
     return hardened

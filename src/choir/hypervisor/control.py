@@ -33,7 +33,8 @@ audit        before (a seq, optional)      entries: [{seq, at, actor, act, targe
 ===========  ============================  ==========================================================================
 
 SELECT is ``id`` (a sandbox id or label), or ``user`` and ``role`` (default: the admin's, ``live``). SANDBOX is
-``{label, id, user, role, home, state, phase, since, note, reason, message, hint, retry_at, url}``; SNAPSHOT is
+``{label, id, user, role, home, state, phase, since, note, reason, message, hint, retry_at, warm, url}``, ``warm``: one
+stands ready for its next start, which runs nothing and has no id that means anything to anybody yet. SNAPSHOT is
 ``{label, name, bytes, path, left_out}``.
 """
 
@@ -177,6 +178,7 @@ class Control:
             "url": self._origins.public_url,
             "isolation": self._isolation,
             "sandboxes": dict(counts),
+            "warm": len(self._supervisor.standby),
         }
 
     async def _list(self, message: Message) -> Message:
@@ -330,6 +332,7 @@ class Control:
             "message": failure.message[:500] if failure else "",
             "hint": failure.hint[:500] if failure else "",
             "retry_at": status.retry_at,
+            "warm": sandbox in self._supervisor.standby,
             "url": self._origins.origin(sandbox.label),
         }
 

@@ -104,7 +104,7 @@ class Desk:
         with self.sessions.holding(session, revoke), upstream.relaying():
             try:
                 if scope["type"] == "websocket":
-                    await forward_websocket(upstream, scope, receive, send)
+                    await forward_websocket(upstream, scope, receive)
                 else:
                     await forward(upstream, scope, receive, send, self.origins.origin(sandbox.label))
             except DesktopUnreachable:

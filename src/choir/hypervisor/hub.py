@@ -31,6 +31,9 @@ STATIC = Path(__file__).parent / "static"
 DESK_ROLES: tuple[Role, ...] = ("live", "dev")
 """Roles with a desktop that a person can open."""
 
+PROMPT_SECONDS = 0.25
+"""A start that takes no longer needs no page to watch it on."""
+
 _NO_STORE = {"cache-control": "no-store"}
 _STREAM = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
 assert set(DESK_ROLES) <= set(get_args(Role))
@@ -79,7 +82,7 @@ class Hub:
         session = self.session(request)
         if session is None:
             return self.rooms.door.ask(request)
-        return self._opened(self.supervisor.seat(session.user, "live"))
+        return await self._opened(session, self.supervisor.seat(session.user, "live"))
 
     async def open(self, request: Request) -> Response:
         """A visit to one role's desktop."""
@@ -87,16 +90,25 @@ class Hub:
         if session is None:
             return self.rooms.door.ask(request)
         sandbox = self._seat(request, session)
-        return self._opened(sandbox) if sandbox else answers.refusal("not_found", request.scope)
+        return await self._opened(session, sandbox) if sandbox else answers.refusal("not_found", request.scope)
 
-    def _opened(self, sandbox: Sandbox) -> Response:
+    async def _opened(self, session: SessionRow, sandbox: Sandbox) -> Response:
         """On to it; begins a start unless the last one failed."""
         if sandbox.status.state in ("absent", "stopped"):
             try:
                 self.supervisor.start(sandbox)
             except ChoirError as error:
                 return _not_now(error)
-        return _see(f"/desk/{sandbox.role}/enter")
+        if sandbox.status.state == "starting":
+            await sandbox.settled(PROMPT_SECONDS)
+        return self._entered(session, sandbox)
+
+    def _entered(self, session: SessionRow, sandbox: Sandbox) -> Response:
+        """On to the sandbox's own origin when it is ready, else to its state."""
+        if sandbox.status.state != "ready":
+            return _see(f"/desk/{sandbox.role}?opening")
+        ticket = self.tickets.issue(session, sandbox.label)
+        return _see(f"{self.origins.origin(sandbox.label)}/.choir/enter?ticket={ticket}")
 
     async def desk(self, request: Request) -> Response:
         """The sandbox's state, or with ``?opening`` on to it once it is ready. Reading it never starts anything."""
@@ -107,21 +119,15 @@ class Hub:
         if sandbox is None:
             return answers.refusal("not_found", request.scope)
         if sandbox.status.state == "ready" and "opening" in request.query_params:
-            return _see(f"/desk/{sandbox.role}/enter")
+            return self._entered(session, sandbox)
         return HTMLResponse(pages.sandbox_page(sandbox.role, sandbox.status), headers=_NO_STORE)
 
     async def enter(self, request: Request) -> Response:
-        """On to the sandbox's own origin when it is ready, else to its state."""
         session = self.session(request)
         if session is None:
             return self.rooms.door.ask(request)
         sandbox = self._seat(request, session)
-        if sandbox is None:
-            return answers.refusal("not_found", request.scope)
-        if sandbox.status.state != "ready":
-            return _see(f"/desk/{sandbox.role}?opening")
-        ticket = self.tickets.issue(session, sandbox.label)
-        return _see(f"{self.origins.origin(sandbox.label)}/.choir/enter?ticket={ticket}")
+        return self._entered(session, sandbox) if sandbox else answers.refusal("not_found", request.scope)
 
     async def events(self, request: Request) -> Response:
         """Server-sent events, always 200: an EventSource gives up for good on anything else."""

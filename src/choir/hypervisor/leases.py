@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from choir import contract
+from choir import inside
 from choir.channel import Message
 from choir.errors import ChoirError
 from choir.hypervisor.sandbox import Sandbox
@@ -28,7 +28,7 @@ class Gateway(Protocol):
     async def attach(
         self, sandbox_id: str, user_id: str, role: str, listener: socket.socket, lease_s: float = ...
     ) -> None: ...
-    async def renew(self, sandbox_ids: Iterable[str], lease_s: float = ...) -> list[str]: ...
+    async def renew(self, sandbox_ids: Iterable[str], lease_s: float = ..., warm: int | None = ...) -> list[str]: ...
     async def detach(self, sandbox_id: str) -> None: ...
     async def authority(self, sandbox_id: str) -> str: ...
     async def status(self) -> Message: ...
@@ -53,6 +53,9 @@ class Leases:
     def __init__(self, gateway: Gateway, sandboxes: Mapping[str, Sandbox]) -> None:
         self.gateway = gateway
         self._sandboxes = sandboxes
+        self.warm: Callable[[], int] = lambda: 0
+        """How many stand ready."""
+        self._told_warm = 0
 
     async def attach(self, sandbox: Sandbox) -> None:
         """Hand its listener to the gateway, patiently."""
@@ -68,10 +71,13 @@ class Leases:
     async def renew(self) -> None:
         """Extend all leases; attach again what the gateway does not know."""
         leased = {box.status.sandbox_id: box for box in self._sandboxes.values() if box.attached}
-        if not leased:
+        warm = self.warm()
+        if not leased and warm == self._told_warm == 0:
             return
         try:
-            for sandbox_id in await self.gateway.renew(list(leased), contract.LEASE_SECONDS):
+            unknown = await self.gateway.renew(list(leased), inside.LEASE_SECONDS, warm)
+            self._told_warm = warm
+            for sandbox_id in unknown:
                 if leased[sandbox_id].running is not None:
                     await self._attach(leased[sandbox_id])
                     _log.info("sandbox_attached_again", sandbox_id=sandbox_id)
@@ -86,7 +92,7 @@ class Leases:
 
     async def _renew_in_time(self) -> None:
         while True:
-            await asyncio.sleep(contract.RENEW_SECONDS)
+            await asyncio.sleep(inside.RENEW_SECONDS)
             await self.renew()
 
     async def _renew_when_connected(self) -> None:
@@ -101,6 +107,6 @@ class Leases:
             sandbox.user,
             sandbox.role,
             sandbox.running.listener,
-            lease_s=contract.LEASE_SECONDS,
+            lease_s=inside.LEASE_SECONDS,
         )
         sandbox.attached = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,15 +14,15 @@ import structlog
 
 from choir import tokens
 from choir.config import Config
-from choir.contract import wants_tls
-from choir.errors import ChoirError, StartError
+from choir.errors import ChoirError, KeylessError, StartError
 from choir.hypervisor.crash import exit_of, failure_from, failure_of, log_since, phases_of
 from choir.hypervisor.leases import Leases, patiently
 from choir.hypervisor.lifecycle import Failure, Reached
 from choir.hypervisor.records import Records
 from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.spec import build_spec
-from choir.isolation.contract import Backend, PhaseReached, Running, SandboxSpec
+from choir.inside import wants_tls
+from choir.isolation.contract import Backend, PhaseReached, Prepared, Running, SandboxSpec
 
 T = TypeVar("T")
 
@@ -101,19 +101,44 @@ class Lives:
                 sandbox.stop_note = f"{sandbox.stop_note} {killed}".strip()
         return None
 
-    async def start(self, sandbox: Sandbox) -> None:
+    async def start(self, sandbox: Sandbox, prepared: Prepared | None = None) -> None:
+        """From ``prepared``, if it is any good, else from nothing."""
         async with self._deadline(sandbox):
-            starting = asyncio.ensure_future(self._backend.start(await self._spec(sandbox)))
             try:
-                sandbox.running = await asyncio.shield(starting)
-            except asyncio.CancelledError:
-                # What is half made is better stopped than let go of: a keeper would wait for whoever comes back.
-                done, _ = await asyncio.wait([starting], timeout=CANCEL_SECONDS)
-                if done and starting.exception() is None:
-                    sandbox.running = starting.result()
-                starting.cancel()
+                spec = await self.spec(sandbox, sandbox.status.sandbox_id)
+            except BaseException:
+                if prepared is not None:
+                    prepared.abandon()
                 raise
-            await self._become_ready(sandbox, sandbox.running)
+            if prepared is None or not await self._claim(sandbox, prepared, spec):
+                await self._begin(sandbox, self._backend.start(spec))
+
+    async def _claim(self, sandbox: Sandbox, prepared: Prepared, spec: SandboxSpec) -> bool:
+        """Whether it became ready. A credential is the person's to know of; whatever else was wrong is not."""
+        try:
+            await self._begin(sandbox, prepared.start(spec))
+        except ChoirError as error:
+            await self._leases.detach(sandbox)
+            sandbox.running = None
+            await prepared.discard()
+            if isinstance(error, KeylessError):
+                raise
+            _log.warning("standby_not_used", sandbox_id=spec.sandbox_id, reason=error.reason, message=error.message)
+            return False
+        return True
+
+    async def _begin(self, sandbox: Sandbox, begun: Coroutine[Any, Any, Running]) -> None:
+        starting = asyncio.create_task(begun)
+        try:
+            sandbox.running = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # What is half made is better stopped than let go of: a keeper would wait for whoever comes back.
+            done, _ = await asyncio.wait([starting], timeout=CANCEL_SECONDS)
+            if done and starting.exception() is None:
+                sandbox.running = starting.result()
+            starting.cancel()
+            raise
+        await self._become_ready(sandbox, sandbox.running)
 
     async def go_on(self, sandbox: Sandbox, running: Running) -> None:
         """An adopted one's part of its life."""
@@ -178,11 +203,16 @@ class Lives:
             await running.stop(0)
             running.close()
 
-    async def _spec(self, sandbox: Sandbox) -> SandboxSpec:
+    async def spec(self, sandbox: Sandbox, sandbox_id: str) -> SandboxSpec:
+        """What it is to be in a life with this id, as things are now; makes its home.
+
+        Raises:
+            StartError: as ``build_spec``.
+        """
         status = await patiently(self._leases.gateway.status)
         enabled = {provider["name"] for provider in status["providers"] if provider["enabled"]}
         providers = [provider for name, provider in self._config.providers.items() if name in enabled]
-        sandbox_id, authority = sandbox.status.sandbox_id, ""
+        authority = ""
         if wants_tls(providers):
             authority = await patiently(lambda: self._leases.gateway.authority(sandbox_id))
         return build_spec(
@@ -191,7 +221,7 @@ class Lives:
             sandbox_id=sandbox_id,
             user=sandbox.user,
             role=sandbox.role,
-            token=tokens.sign(self._token_key, sandbox.status.sandbox_id),
+            token=tokens.sign(self._token_key, sandbox_id),
             environment=self._environment,
             home=self._records.home_path(sandbox),
             host_uid=self._records.host_uid(sandbox),

@@ -1,8 +1,9 @@
 """The hypervisor process: ``python -I -m choir.hypervisor.main --channel-fd N``.
 
 Start message: ``{"state", "config", "token_key" (base64), "user", "port" (null: as configured), "environment" (host
-variables for sandboxes)}``. Answer: ``{"ready": true, "login_url", "url", "isolation", "providers"}``. Ends, and stops
-its sandboxes, when the channel closes. Holds no provider key.
+variables for sandboxes), "keep_sandboxes"}``. Answer: ``{"ready": true, "login_url", "url", "isolation",
+"providers"}``. Ends when the channel closes, and stops its sandboxes unless they are to be kept for the next one. Holds
+no provider key.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import base64
 import contextlib
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
@@ -39,9 +41,9 @@ from choir.hypervisor.origins import Origins
 from choir.hypervisor.people.admin import Admin
 from choir.hypervisor.people.limits import PersonalLimits
 from choir.hypervisor.people.rooms import furnish
-from choir.hypervisor.proxy_ws import MAX_MESSAGE_BYTES
 from choir.hypervisor.sessions import Sessions
 from choir.hypervisor.supervisor import Supervisor
+from choir.hypervisor.upgrade import Upgrade
 from choir.hypervisor.usage_feed import UsageFeed
 from choir.hypervisor.workspace import Workspaces
 from choir.isolation import backends
@@ -123,6 +125,7 @@ async def run(
         for background in (feed.run(), idle.run()):
             stack.callback(asyncio.create_task(background).cancel)
         sessions = Sessions(registry, origins.public_url)
+        sessions.begun = supervisor.standby.wake
         login = Login(registry)
         known = People(registry.database)
         limits = PersonalLimits(known, gateway, state.limits, lambda: configuration.load(config.path))
@@ -185,10 +188,29 @@ async def run(
         supervisor.begin_to_close()
         web.should_exit = True
         await serving
+        if message.get("keep_sandboxes") and not ended.cancelled():
+            os._exit(0)  # as after a crash: their keepers go on, and the next hypervisor adopts them
 
 
 class WebServer(uvicorn.Server):
-    """One that leaves the signals alone: this process ends in its own order."""
+    """One that leaves the signals alone: this process ends in its own order. And that sleeps while nobody asks for
+    anything: uvicorn's looks at the clock ten times a second, for the sake of ``should_exit`` and the Date header."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._end = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        return self._end.is_set()
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        if value:
+            self._end.set()
+
+    async def main_loop(self) -> None:
+        await self._end.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -199,14 +221,14 @@ def web_config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="httptools",
-        ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE_BYTES,
+        ws=Upgrade,
         ws_per_message_deflate=False,
         lifespan="off",
         access_log=False,
         log_config=None,
         proxy_headers=False,
         server_header=False,
+        date_header=False,  # the application's
         timeout_graceful_shutdown=1,
     )
 

@@ -118,8 +118,10 @@ class Maintenance:
                     self._supervisor.stop(sandbox)
                 for sandbox in sandboxes:
                     await sandbox.ended()
+                    await self._supervisor.standby.discard(sandbox)
                 yield
         finally:
             for sandbox in ran:
                 with contextlib.suppress(StartError):  # too many at once: they are as after a stop
                     self._supervisor.start(sandbox)
+            self._supervisor.standby.wake()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
 
 import aiohttp
 import yarl
@@ -17,6 +18,7 @@ from choir.hypervisor.origins import is_navigation
 
 CONNECT_SECONDS = 5.0
 IDLE_CONNECTION_SECONDS = 15.0
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 _UNSET_BY_CLIENT = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -43,16 +45,29 @@ class Upstream:
         # A handle of our own: the number in a /proc/self/fd path is somebody else's once its owner has closed it.
         self._handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(
-                path=f"/proc/self/fd/{self._handle}", limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS
-            ),
+            connector=aiohttp.UnixConnector(path=self._path, limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             skip_auto_headers=_UNSET_BY_CLIENT,
             auto_decompress=False,
         )
         self.ended = False
+        """It was closed."""
         self._relays: set[asyncio.Task[None]] = set()
+
+    @property
+    def _path(self) -> str:
+        return f"/proc/self/fd/{self._handle}"
+
+    async def connect(self, factory: Callable[[], _Protocol]) -> _Protocol:
+        """A connection of its own.
+
+        Raises:
+            OSError, TimeoutError: there is none.
+        """
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, protocol = await asyncio.get_running_loop().create_unix_connection(factory, self._path)
+        return protocol
 
     @contextlib.contextmanager
     def relaying(self) -> Iterator[None]:
@@ -76,12 +91,12 @@ class Upstream:
             self._handle = -1
 
 
-def target(scope: Scope) -> yarl.URL:
-    """The request's path and query, byte for byte, on a host that is only a name."""
+def target(scope: Scope) -> str:
+    """The request's path and query, byte for byte."""
     raw = scope.get("raw_path") or scope["path"].encode()
     query = scope["query_string"]
-    path = raw.decode("latin-1") + ("?" + query.decode("latin-1") if query else "")
-    return yarl.URL(f"http://desktop{path}", encoded=True)
+    path: str = raw.decode("latin-1") + ("?" + query.decode("latin-1") if query else "")
+    return path
 
 
 async def forward(upstream: Upstream, scope: Scope, receive: Receive, send: Send, own_origin: str) -> None:
@@ -105,7 +120,7 @@ async def forward(upstream: Upstream, scope: Scope, receive: Receive, send: Send
     try:
         async with upstream.session.request(
             scope["method"],
-            target(scope),
+            yarl.URL(f"http://desktop{target(scope)}", encoded=True),  # the host is only a name
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
             data=body.chunks() if has_body else None,
             allow_redirects=False,

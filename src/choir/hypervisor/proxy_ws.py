@@ -1,27 +1,28 @@
-"""WebSockets to a sandbox's desktop: messages both ways, each waiting for the other side to take them (RFC 6455)."""
+"""WebSockets to a sandbox's desktop (RFC 6455): a handshake with each side, then a tunnel between them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 
-import aiohttp
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope
+from uvicorn.protocols.utils import ClientDisconnected
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidHandshake
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from choir.hypervisor.headers import to_sandbox_websocket
 from choir.hypervisor.proxy_http import DesktopUnreachable, Upstream, target
+from choir.hypervisor.tunnel import AWAY, ENDED, POLICY, Tunnel, code
+from choir.hypervisor.upgrade import UPGRADE, Upgrade
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-ENDED = 1012
-"""Close code "service restart": the sandbox is gone, asking again may help."""
-POLICY = 1008
-"""Close code "policy violation": the session was ended."""
-AWAY = 1001
-CLOSE_SECONDS = 2.0
+_MAX_HEAD = 32 * 1024
+_END_OF_HEAD = b"\r\n\r\n"
 
 
-async def forward_websocket(upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
+async def forward_websocket(upstream: Upstream, scope: Scope, receive: Receive) -> None:
     """Relay one WebSocket until either side closes it.
 
     Raises:
@@ -29,75 +30,90 @@ async def forward_websocket(upstream: Upstream, scope: Scope, receive: Receive, 
         CancelledError: after telling both sides.
     """
     await receive()  # websocket.connect
-    headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in to_sandbox_websocket(scope["headers"])]
+    upgrade: Upgrade = scope["extensions"][UPGRADE]
     try:
-        desktop = await upstream.session.ws_connect(
-            target(scope),
-            protocols=scope["subprotocols"],
-            headers=headers,
-            max_msg_size=MAX_MESSAGE_BYTES,
-            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
-        )
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        desktop = await _shake_hands(upstream, scope)
+    except (OSError, TimeoutError, ValueError, InvalidHandshake) as error:
         raise DesktopUnreachable from error
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if not upstream.ended or (task is not None and task.uncancel() > 0):
             raise
         raise DesktopUnreachable from None
-    code = ENDED
+    tunnel = Tunnel(upstream.touch)
+    tunnel.browser.predecessor = upgrade
     try:
-        await send({"type": "websocket.accept", "subprotocol": desktop.protocol, "headers": []})
-        code = await _relay(upstream, desktop, receive, send)
+        browser = upgrade.hand_over(tunnel.browser, desktop.conn.subprotocol)
+    except ClientDisconnected:
+        desktop.transport.abort()
+        return
+    tunnel.begin(browser, desktop.transport, desktop.said)
+    try:
+        await tunnel.over.wait()
     except asyncio.CancelledError:
-        code = ENDED if upstream.ended else POLICY
+        tunnel.end(code(ENDED if upstream.ended else POLICY), code(AWAY))
         raise
-    finally:
-        with contextlib.suppress(Exception):
-            await asyncio.shield(_close_both(desktop, send, code))
 
 
-async def _relay(upstream: Upstream, desktop: aiohttp.ClientWebSocketResponse, receive: Receive, send: Send) -> int:
-    """The close code of whoever closed first."""
-    tasks = [
-        asyncio.create_task(_to_desktop(desktop, receive, upstream.touch)),
-        asyncio.create_task(_to_browser(desktop, send)),
-    ]
+async def _shake_hands(upstream: Upstream, scope: Scope) -> _Handshake:
+    """
+    Raises:
+        OSError, TimeoutError, ValueError, InvalidHandshake: the desktop does not agree.
+    """
+    subprotocols = [Subprotocol(each) for each in scope["subprotocols"]] or None
+    conn = ClientProtocol(parse_uri("ws://desktop/"), subprotocols=subprotocols)
+    request = conn.connect()
+    request.path = target(scope)
+    del request.headers["Host"]
+    for name, value in to_sandbox_websocket(scope["headers"]):
+        request.headers[name.decode("latin-1")] = value.decode("latin-1")
+    conn.send_request(request)
+    handshake = await upstream.connect(lambda: _Handshake(conn))
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        task = done.pop()
-        return ENDED if task.exception() else task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await handshake.done
+    except BaseException:
+        handshake.transport.abort()
+        raise
+    return handshake
 
 
-async def _to_desktop(desktop: aiohttp.ClientWebSocketResponse, receive: Receive, touch: Callable[[], None]) -> int:
-    while True:
-        message: Message = await receive()
-        if message["type"] == "websocket.disconnect":
-            return {1005: 1000, 1006: AWAY}.get(message.get("code", 1005), int(message.get("code", 1000)))
-        touch()
-        if message.get("text") is not None:
-            await desktop.send_str(message["text"])
-        else:
-            await desktop.send_bytes(message["bytes"])
+class _Handshake(asyncio.Protocol):
+    """Our side of it. ``said`` is what came after the desktop's answer."""
 
+    transport: asyncio.Transport
 
-async def _to_browser(desktop: aiohttp.ClientWebSocketResponse, send: Send) -> int:
-    while True:
-        message = await desktop.receive()
-        if message.type is aiohttp.WSMsgType.TEXT:
-            await send({"type": "websocket.send", "text": message.data})
-        elif message.type is aiohttp.WSMsgType.BINARY:
-            await send({"type": "websocket.send", "bytes": message.data})
-        else:
-            # 1005 and 1006 are received, never sent (RFC 6455 section 7.4.1): no code, no goodbye.
-            return {None: ENDED, 1005: 1000, 1006: ENDED}.get(desktop.close_code, desktop.close_code or ENDED)
+    def __init__(self, conn: ClientProtocol) -> None:
+        self.conn = conn
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.said = b""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        transport.write(b"".join(self.conn.data_to_send()))
 
-async def _close_both(desktop: aiohttp.ClientWebSocketResponse, send: Send, code: int) -> None:
-    with contextlib.suppress(Exception):
-        await send({"type": "websocket.close", "code": code})
-    await desktop.close(code=AWAY if code in (POLICY, ENDED) else code)
+    def data_received(self, data: bytes) -> None:
+        self.said += data
+        if self.done.done():
+            return
+        head, end, rest = self.said.partition(_END_OF_HEAD)
+        if end:
+            self.said = rest
+            self._judge(head + end)
+        elif len(self.said) > _MAX_HEAD:
+            self._settle(ValueError("no end of the head"))
+
+    def _judge(self, head: bytes) -> None:
+        self.conn.receive_data(head)
+        self.conn.events_received()
+        opened = self.conn.state is State.OPEN  # else it may be that the rest of a refusal is to come
+        self._settle(None if opened else self.conn.handshake_exc or ValueError("not upgraded"))
+
+    def _settle(self, error: Exception | None) -> None:
+        with contextlib.suppress(asyncio.InvalidStateError):
+            if error is None:
+                self.done.set_result(None)
+            else:
+                self.done.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._settle(exc or ConnectionResetError("gone before it answered"))

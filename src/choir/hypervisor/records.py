@@ -13,6 +13,7 @@ import structlog
 from choir.contract import Role
 from choir.errors import ChoirError
 from choir.hypervisor.lifecycle import Event, EventName, Status, advance
+from choir.hypervisor.progress import Watch
 from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.spec import home_name, host_label
 from choir.paths import State
@@ -26,6 +27,8 @@ class Records:
 
     def __init__(self, state: State, registry: Registry) -> None:
         self.sandboxes: dict[str, Sandbox] = {}
+        self.watch = Watch()
+        """Of all of them together."""
         self._state = state
         self._registry = registry
 
@@ -63,10 +66,12 @@ class Records:
             why = sandbox.status.failure.reason if sandbox.status.failure else ""
             _log.info("sandbox", sandbox_id=sandbox.status.sandbox_id, state=sandbox.status.state, reason=why)
         try:
-            self._store(sandbox)
+            if name != "phase":  # it is on the clock, and an adopted keeper tells them again
+                self._store(sandbox)
         except ChoirError as error:  # what happens, happens, even when it cannot be written down
             _log.error("registry_write_failed", reason=error.reason)
         sandbox.watch.changed()
+        self.watch.changed()
 
     def exchange_homes(self, sandbox: Sandbox, other: Sandbox) -> None:
         """Each gets the other's home, and with it the uid of its files."""

@@ -32,6 +32,8 @@ class Sessions:
         self._name = "__Host-choir" if self._secure else f"choir-{urlsplit(public_url).port or 80}"
         self._now = now
         self._open: dict[str, set[Callable[[], None]]] = {}
+        self.begun: Callable[[], None] = lambda: None
+        """Called whenever somebody has signed in."""
 
     @property
     def cookie_name(self) -> str:
@@ -57,6 +59,7 @@ class Sessions:
                 used=now,
             )
         )
+        self.begun()
         return value
 
     def find(self, cookie_header: str, label: str) -> SessionRow | None:

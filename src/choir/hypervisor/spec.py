@@ -7,7 +7,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
-from choir import contract
+from choir import inside
 from choir.config import Config, Provider
 from choir.contract import Role
 from choir.errors import StartError
@@ -46,10 +46,10 @@ def build_spec(
         host_uid=host_uid,
         environment={
             **environment,
-            **contract.provider_environment(providers, token),
-            **contract.identity_environment(sandbox_id, user, role, token),
-            "DATABASE_URL": contract.DATABASE_URL,
-            "CHOIR_MEMORY_URL": contract.MEMORY_URL,
+            **inside.provider_environment(providers, token),
+            **inside.identity_environment(sandbox_id, user, role, token),
+            "DATABASE_URL": inside.DATABASE_URL,
+            "CHOIR_MEMORY_URL": inside.MEMORY_URL,
         },
         command=None,
         limits=SandboxLimits(

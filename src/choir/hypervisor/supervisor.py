@@ -24,6 +24,7 @@ from choir.hypervisor.lifecycle import ALIVE, Failure
 from choir.hypervisor.records import Records
 from choir.hypervisor.restart import after_crash, loop_hint
 from choir.hypervisor.sandbox import Sandbox
+from choir.hypervisor.standby import Standby
 from choir.isolation.contract import Backend
 from choir.paths import State
 from choir.storage.registry import Registry
@@ -62,6 +63,15 @@ class Supervisor:
             token_key=token_key,
             environment=environment,
         )
+        self.standby = Standby(
+            records=self.records,
+            registry=registry,
+            backend=backend,
+            make_spec=self._lives.spec,
+            limit=config.sandbox.warm,
+        )
+        self.leases.warm = self.standby.__len__
+        self._preparing: asyncio.Task[None] | None = None
         self._leasing: asyncio.Task[None] | None = None
         self.closing = False
         """Set when nothing starts any more and streams come to their end."""
@@ -77,6 +87,7 @@ class Supervisor:
             if sandbox.status.retry_at:
                 self._retry_in(sandbox, max(0.0, sandbox.status.retry_at - time.time()))
         self._leasing = asyncio.create_task(self.leases.keep())
+        self._preparing = asyncio.create_task(self.standby.keep())
 
     def begin_to_close(self) -> None:
         """Wake whoever follows a sandbox, to see ``closing``."""
@@ -87,9 +98,10 @@ class Supervisor:
     async def close(self) -> None:
         """Stop every sandbox and wait for its end; none starts any more."""
         self.begin_to_close()
-        if self._leasing is not None:
-            self._leasing.cancel()
-            await asyncio.wait([self._leasing])
+        background = [task for task in (self._leasing, self._preparing) if task is not None]
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         for sandbox in self.sandboxes.values():
             self.stop(sandbox)
         lives = [sandbox.task for sandbox in self.sandboxes.values() if sandbox.task is not None]
@@ -122,8 +134,9 @@ class Supervisor:
         admit(sum(other.status.state == "starting" for other in self.sandboxes.values()))
         self._forget_retry(sandbox)
         sandbox.stop_asked, sandbox.stop_note = asyncio.Event(), ""
-        self.records.move(sandbox, "start", sandbox_id=ids.new_id())
-        sandbox.task = asyncio.create_task(self._live(sandbox, self._lives.start(sandbox)))
+        prepared = self.standby.take(sandbox)
+        self.records.move(sandbox, "start", sandbox_id=prepared.sandbox_id if prepared else ids.new_id())
+        sandbox.task = asyncio.create_task(self._live(sandbox, self._lives.start(sandbox, prepared)))
 
     def stop(self, sandbox: Sandbox, note: str = "") -> None:
         """Ask for the end, in whatever state it is; ``sandbox.settled`` waits for it.

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import functools
 import importlib.util
-import json
 import os
 import select
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from choir.channel import Channel, ChannelClosed
+from choir import plain_json
+from choir.channel import Channel, ChannelClosed, Message
 from choir.errors import StartError
 from choir.ids import new_id
 from choir.isolation import plan as planning
@@ -57,22 +57,20 @@ def begin(
     started = time.monotonic()
     mark = new_id()
     host = inspect()
-    _precompile(host)
+    precompile(host)
     channel = template.keeper()  # it comes while the plan is made
     try:
         terminal = os.ttyname(stdio[0]) if stdio and os.isatty(stdio[0]) else ""
         planned = plan(spec, terminal)
-        _prepare_home(spec.home)
-        with _descriptors(planning.wire(planned, spec, host, mark), spec.log, stdio) as descriptors:
-            channel.send(
-                {
-                    "sandbox_id": spec.sandbox_id,
-                    "started": started,
-                    "log": len(descriptors) > 4,
-                    "socket": str(keeper_socket) if keeper_socket else "",
-                },
-                descriptors,
-            )
+        prepare_home(spec.home)
+        with streams(spec.log, stdio) as given:
+            message = {
+                "sandbox_id": spec.sandbox_id,
+                "started": started,
+                "log": len(given) > 3,
+                "socket": str(keeper_socket) if keeper_socket else "",
+            }
+            tell(channel, message, planning.wire(planned, spec, host, mark), given)
     except ChannelClosed:
         pass  # whoever reads from it sees what happened
     except BaseException:
@@ -81,7 +79,7 @@ def begin(
     return channel, mark
 
 
-def listener_of(keeper: Channel, seconds: float) -> socket.socket:
+def listener_of(keeper: Channel, seconds: float) -> _socket.socket:
     """Wait for the listener of a sandbox that has begun, checked.
 
     Raises:
@@ -100,7 +98,7 @@ def listener_of(keeper: Channel, seconds: float) -> socket.socket:
             known = ("code", "signal", "reason", "message", "hint", "log_tail")
             raise start_error(Exited(**{name: message[name] for name in known}))
         if message.get("phase") == "listener":
-            listener = socket.socket(fileno=descriptors[0])
+            listener = _socket.socket(fileno=descriptors[0])
             try:
                 check_listener(listener, message["first_pid"])
             except BaseException:
@@ -111,18 +109,35 @@ def listener_of(keeper: Channel, seconds: float) -> socket.socket:
 
 
 @functools.cache
-def _precompile(host: Host) -> None:
+def precompile(host: Host) -> None:
     """Bytecode for the first process, which cannot write any itself."""
     for name in _FIRST_PROCESS:
         path = os.path.join(host.source, "choir", f"{name}.py")
-        if not os.path.exists(importlib.util.cache_from_source(path)):
+        if not _is_compiled(path, importlib.util.cache_from_source(path)):
             import py_compile
 
             with contextlib.suppress(OSError, py_compile.PyCompileError):  # only slower
                 py_compile.compile(path, doraise=True)
 
 
-def _prepare_home(home: Path) -> None:
+def _is_compiled(path: str, compiled: str) -> bool:
+    """Whether an interpreter would take ``compiled`` for ``path`` as it is now (PEP 552)."""
+    try:
+        with open(compiled, "rb") as file:
+            head = file.read(16)
+        info = os.stat(path)
+    except OSError:
+        return False
+    flags, changed, size = (int.from_bytes(head[at : at + 4], "little") for at in (4, 8, 12))
+    return bool(flags) or (changed, size) == (int(info.st_mtime) & 0xFFFFFFFF, info.st_size & 0xFFFFFFFF)
+
+
+def prepare_home(home: Path) -> None:
+    """Make the folder, mode 0700.
+
+    Raises:
+        StartError: ``no_space`` or ``home_unwritable``.
+    """
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -130,18 +145,35 @@ def _prepare_home(home: Path) -> None:
         raise StartError(reason, f"Cannot make the sandbox's home {home}: {error.strerror}.") from error
 
 
-@contextlib.contextmanager
-def _descriptors(wired: dict[str, Any], log: Path | None, stdio: tuple[int, int, int] | None) -> Iterator[list[int]]:
-    """What goes to the keeper: the plan, three descriptors for the command, and one to read the log's tail from."""
-    opened = [os.memfd_create("choir-plan")]
+def tell(channel: Channel, message: Message, wired: dict[str, Any], given: list[int]) -> None:
+    """Send a keeper ``message`` with its plan, as a file in memory, and the descriptors ``given``.
+
+    Raises:
+        ChannelClosed: it is gone.
+    """
+    plan = os.memfd_create("choir-plan")
     try:
-        os.write(opened[0], json.dumps(wired).encode())
-        if stdio is not None:
-            yield [opened[0], *stdio]
-            return
-        opened.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        os.write(plan, plain_json.dumps(wired).encode())
+        channel.send(message, [plan, *given])
+    finally:
+        os.close(plan)
+
+
+@contextlib.contextmanager
+def streams(log: Path | None, stdio: tuple[int, int, int] | None) -> Iterator[list[int]]:
+    """Three descriptors for the command and, when they are none of its own, one to read the log's tail from if there is
+    a log.
+
+    Raises:
+        StartError: ``no_space`` or ``log_unwritable``.
+    """
+    if stdio is not None:
+        yield list(stdio)
+        return
+    opened = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)]
+    try:
         if log is None:
-            yield [opened[0], opened[1], opened[1], opened[1]]
+            yield [opened[0], opened[0], opened[0]]
             return
         try:
             opened.append(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -149,7 +181,7 @@ def _descriptors(wired: dict[str, Any], log: Path | None, stdio: tuple[int, int,
         except OSError as error:
             reason = "no_space" if error.errno in (28, 122) else "log_unwritable"
             raise StartError(reason, f"Cannot write the sandbox's log {log}: {error.strerror}.") from error
-        yield [opened[0], opened[1], opened[2], opened[2], opened[3]]
+        yield [opened[0], opened[1], opened[1], opened[2]]
     finally:
         for descriptor in opened:
             os.close(descriptor)

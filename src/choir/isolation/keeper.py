@@ -11,6 +11,10 @@ sends, in order and again to every new one::
 and takes ``{"op": "proceed"}``, ``{"op": "stop", "grace", "reason", "message"}`` and ``{"op": "resize", "rows",
 "columns"}``. With a control socket it outlives its parent once the sandbox was told to proceed, and keeps the exit
 status until somebody has asked. Standard library only; forked from ``choir.isolation.template``.
+
+One that was told to *hold* starts the sandbox without a plan for its first process, says ``{"event": "held"}`` when
+that waits for one, and passes on what comes with ``{"op": "claim", "started", "log", "socket"}``: what the first
+process reads, three descriptors for the desktop, perhaps the log, perhaps the folder of the control socket.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ class Keeper:
 
     Args:
         message: ``sandbox_id``, ``started`` (monotonic seconds), ``log`` (whether a descriptor to read the log from is
-            the last), ``socket`` (path of the control socket or "").
+            the last), ``socket`` (path of the control socket or ""), ``hold`` (when it is to be held).
         descriptors: the plan, three for the command, perhaps the log.
     """
 
@@ -69,6 +73,7 @@ class Keeper:
         self._first_pidfd = -1  # pid 1 inside: its death is the death of all
         self._command_pidfd = -1
         self._phases: set[str] = set()
+        self._held: bool = message.get("hold", False)
         self._proceeded = False
         self._executing = False
         self._failure: dict[str, str] | None = None
@@ -76,7 +81,8 @@ class Keeper:
         self._ended = False
 
     def run(self) -> None:
-        self._phase("keeper")
+        if not self._held:
+            self._phase("keeper")
         try:
             if self._socket_path:
                 self._clients.listen(self._socket_path)
@@ -129,15 +135,17 @@ class Keeper:
             self._fail("abandoned", "Whoever started the sandbox is gone.")
             self._kill()
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _hear(self, message: dict[str, Any], descriptors: list[int]) -> None:
         operation = message.get("op")
-        if operation == "proceed" and not self._proceeded:
+        if operation == "claim" and self._held:
+            self._claim(message, descriptors)
+        elif operation == "proceed" and not (self._proceeded or self._held):
             self._proceeded = True
+            self._say({"op": "proceed"}, [])
             self._find_first()
             first = self._launched.first_pid() if self._launched is not None else None
             if self._limits is not None and first is not None:
                 self._limits.begin(time.monotonic(), first)
-            self._say({"op": "proceed"}, [])
         elif operation == "stop":
             self._fail(message.get("reason", "stopped"), message.get("message", "The sandbox was stopped."))
             self._stop(message.get("grace", 0.0))
@@ -145,6 +153,25 @@ class Keeper:
             import termios
 
             termios.tcsetwinsize(self._terminal, (message["rows"], message["columns"]))
+
+    def _claim(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Somebody has come for it: from here on it starts like any other."""
+        assert self._limits is not None
+        self._held = False
+        self._started = message["started"]
+        self._phase("keeper")
+        told, others = descriptors[:4], descriptors[4:]
+        if message["log"]:
+            self._log = os.dup(others.pop(0))
+            self._limits.log = self._log
+        try:
+            if message["socket"]:
+                self._clients.listen_in(os.dup(others.pop(0)), message["socket"])
+        except OSError as error:
+            self._fail(**_as_failure(error))
+            self._kill()
+            return
+        self._say({"terminal": False}, told)
 
     # The sandbox.
 
@@ -193,6 +220,8 @@ class Keeper:
             return
         if "reason" in message:
             self._failure = {name: str(message.get(name, "")) for name in ("reason", "message", "hint")}
+        elif message.get("held"):
+            self._clients.publish({"event": "held"}, [])
         elif message.get("executing"):
             self._executing = True
         elif message.get("phase") == "listener":

@@ -14,6 +14,7 @@ from choir.errors import IsolationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ctypes
     from collections.abc import Iterable
 
 OLDEST = 2
@@ -39,11 +40,23 @@ def _rights(abi: int) -> tuple[int, int, int]:
     return granted | _MAKE_CHAR | _MAKE_BLOCK, granted, on_file
 
 
+_loaded: list[ctypes.CDLL] = []
+
+
+def _libc() -> ctypes.CDLL:
+    """Loaded once: it takes half a millisecond."""
+    if not _loaded:
+        import ctypes
+
+        _loaded.append(ctypes.CDLL(None, use_errno=True))
+    return _loaded[0]
+
+
 def abi() -> int:
     """The kernel's Landlock ABI; 0 where there is none, or it is switched off."""
     import ctypes
 
-    found: int = ctypes.CDLL(None).syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
+    found: int = _libc().syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
     return max(0, found)
 
 
@@ -63,7 +76,7 @@ def restrict(writable: Iterable[str], abi: int, readable: Iterable[str] | None =
     import ctypes
     import struct
 
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
 
     def call(number: int, *arguments: object) -> int:
         result: int = libc.syscall(number, *arguments)

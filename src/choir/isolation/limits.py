@@ -131,6 +131,7 @@ class Limits:
     Attributes:
         in_force: by what each limit is held: "cgroup v1", "cgroup v2", "watcher", "nice".
         next_look: monotonic seconds when ``look`` is due, or None.
+        log: as given; may be set until ``begin``.
 
     Args:
         limits: ``memory`` and ``disk`` in bytes, ``processes``, ``cpu_weight``, ``patience`` in seconds, and the paths
@@ -143,7 +144,7 @@ class Limits:
 
     def __init__(self, limits: dict[str, Any], log: int) -> None:
         self._limits = limits
-        self._log = log
+        self.log = log
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         self._folders = [os.open(limits["home"], flags)]
         for path in limits["folders"]:
@@ -190,7 +191,7 @@ class Limits:
         self._first = first
         home, *others = self._folders
         self._folders = []
-        self._disk = DiskWatch(home, others, self._log, self._limits["disk"])
+        self._disk = DiskWatch(home, others, self.log, self._limits["disk"])
         # Not at once: a command that is quickly done needs no looking at.
         self._look_again(self._look_at_disk, now + _SHORTEST)
         if not {"memory", "pids"} <= self._held.keys():

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
-import socket
 
-from choir.contract import GATEWAY_HOST, GATEWAY_PORT
 from choir.errors import IsolationError
+from choir.inside import GATEWAY_HOST, GATEWAY_PORT
 
 _SIOCGSKNS = 0x894C  # linux/sockios.h: a descriptor of the network namespace that a socket belongs to
 
 
-def namespace_of(sock: socket.socket) -> int:
+def namespace_of(sock: _socket.socket) -> int:
     """Inode of the socket's network namespace.
 
     Raises:
@@ -25,7 +25,7 @@ def namespace_of(sock: socket.socket) -> int:
         os.close(descriptor)
 
 
-def check_listener(sock: socket.socket, pid: int, address: tuple[str, int] = (GATEWAY_HOST, GATEWAY_PORT)) -> None:
+def check_listener(sock: _socket.socket, pid: int, address: tuple[str, int] = (GATEWAY_HOST, GATEWAY_PORT)) -> None:
     """Refuse whatever is not a listening TCP socket at ``address`` in the network namespace of process ``pid``.
 
     Raises:
@@ -35,8 +35,8 @@ def check_listener(sock: socket.socket, pid: int, address: tuple[str, int] = (GA
         own = os.stat("/proc/self/ns/net").st_ino
         expected = os.stat(f"/proc/{pid}/ns/net").st_ino
         found = namespace_of(sock)
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        fits = sock.family == socket.AF_INET and sock.type == socket.SOCK_STREAM and sock.getsockname() == address
+        listening = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
+        fits = sock.family == _socket.AF_INET and sock.type == _socket.SOCK_STREAM and sock.getsockname() == address
     except OSError as error:
         raise IsolationError("listener_refused", f"The passed listener cannot be checked: {error.strerror}.") from error
     if not (listening and fits):

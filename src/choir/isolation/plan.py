@@ -5,14 +5,14 @@ Pure but for looking at which paths exist.
 
 from __future__ import annotations
 
-import base64
 import os
-from dataclasses import dataclass
+from binascii import b2a_base64
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from choir.contract import CA_FILE, CA_VARIABLES, DESKTOP_PORT, GATEWAY_HOST, GATEWAY_PORT
+from choir import kept
 from choir.errors import IsolationError, StartError
+from choir.inside import CA_FILE, CA_VARIABLES, DESKTOP_PORT, GATEWAY_HOST, GATEWAY_PORT
 from choir.isolation import landlock, seccomp
 from choir.isolation.contract import SandboxSpec
 from choir.isolation.host import ETC_FILES, HOME, UID, USER, Host, is_inside
@@ -35,8 +35,7 @@ _LIFE = Flags(("--new-session", "--die-with-parent"), "a session of its own; end
 _SYSTEM_FOLDERS = ("/", "/usr", "/etc", "/proc", "/sys", "/dev", "/run", "/tmp", "/var", "/boot", "/root", "/home")  # noqa: S108
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What will be done."""
 
     steps: tuple[Step, ...]
@@ -113,12 +112,15 @@ def _check(spec: SandboxSpec, root: bool) -> None:
 
 
 def _check_cache(spec: SandboxSpec, host: Host) -> None:
-    if spec.workspace is not None and is_inside(os.path.realpath(host.etc_folder or "/etc"), [str(spec.workspace)]):
-        raise StartError(
-            "workspace_refused",
-            f"{spec.workspace} holds what Choir shows to every sandbox ({host.etc_folder}).",
-            "Work in a folder of a project's own.",
-        )
+    if spec.workspace is None:
+        return
+    for folder in (host.etc_folder or "/etc", kept.folder()):
+        if is_inside(os.path.realpath(folder), [str(spec.workspace)]):
+            raise StartError(
+                "workspace_refused",
+                f"{spec.workspace} holds what Choir keeps for every sandbox ({folder}).",
+                "Work in a folder of a project's own.",
+            )
 
 
 def _base(spec: SandboxSpec, host: Host, terminal: str) -> list[Step]:
@@ -277,7 +279,7 @@ def wire(plan: Plan, spec: SandboxSpec, host: Host, mark: str) -> dict[str, Any]
         "source": host.source,
         "sources": sources,
         "arguments": wired,
-        "seccomp": base64.b64encode(plan.filter.program).decode() if plan.filter is not None else "",
+        "seccomp": b2a_base64(plan.filter.program, newline=False).decode() if plan.filter is not None else "",
         "host_uid": spec.host_uid,
         "limits": plan.limits,
         "first_process": plan.first_process,

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from choir import keyfiles, keyless
-from choir.contract import GATEWAY_HOST, GATEWAY_PORT
 from choir.errors import ChoirError, IsolationError, StartError
+from choir.inside import GATEWAY_HOST, GATEWAY_PORT
 from choir.isolation import limits, process_child
-from choir.isolation.contract import Exited, Phase, PhaseReached, SandboxSpec
+from choir.isolation.contract import Exited, Phase, PhaseReached, Prepared, SandboxSpec
 from choir.isolation.history import History, start_error
 from choir.isolation.host import HOME
 from choir.isolation.plan import STANDARD_PATH
@@ -77,6 +77,9 @@ class ProcessBackend:
             sandbox.close()
             raise
         return sandbox
+
+    async def prepare(self, spec: SandboxSpec) -> Prepared:
+        raise StartError("prepare_unsupported", "Without isolation there is nothing to prepare.")
 
     async def adopt(self, keeper_socket: Path) -> ProcessSandbox:
         raise StartError("keeper_gone", f"Nobody keeps {keeper_socket}: without isolation nothing outlives its start.")

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from choir.channel import Channel, ChannelClosed, Message, peer_credentials
@@ -35,6 +36,7 @@ class KeptSandbox(History):
         self.keeper_socket = keeper_socket
         self.limits: dict[str, str] = {}
         self._mark = mark
+        self._held = False
         self._channel = channel
         self._listener: socket.socket | None = None
         self._desktop = -1
@@ -53,6 +55,37 @@ class KeptSandbox(History):
     async def wait_ready(self) -> None:
         self._send({"op": "proceed"})
         await self.reach("ready")
+
+    async def held(self) -> None:
+        """Until the first process of one that is to be held waits for its plan.
+
+        Raises:
+            StartError, IsolationError: it ended or ran out of time first.
+        """
+        await self._in_time(self._standing())
+
+    async def _standing(self) -> Exited | None:
+        while self.open and not self._held:
+            await self._news.wait()
+        return self.poll()
+
+    def claim(self, message: Message, descriptors: list[int], seconds: float) -> None:
+        """Pass on what a held one is to be; it has so many seconds."""
+        self.allow(seconds)
+        self._send(message, descriptors)
+
+    def allow(self, seconds: float) -> None:
+        """It must be ready within ``seconds`` from now."""
+        self._deadline = asyncio.get_running_loop().time() + seconds
+
+    async def gone(self) -> None:
+        """After the end: until its keeper has let go of everything, too. At most a few seconds."""
+        if self._channel.fileno() < 0:
+            return
+        with contextlib.suppress(TimeoutError, ChannelClosed):
+            async with asyncio.timeout(_SILENCE):
+                while True:
+                    await self._channel.receive_async(asyncio.get_running_loop())
 
     async def adopted(self) -> bool:
         """Until what a keeper replays has arrived; False when it died instead. The sandbox may have ended meanwhile.
@@ -138,10 +171,10 @@ class KeptSandbox(History):
             os.close(self._desktop)
             self._desktop = -1
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message, descriptors: Iterable[int] = ()) -> None:
         if self.open:
             with contextlib.suppress(ChannelClosed):  # its end is seen by the reader
-                self._channel.send(message)
+                self._channel.send(message, descriptors)
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
@@ -163,6 +196,9 @@ class KeptSandbox(History):
             case "hello":
                 self.keeper_pid, self.pid, self._mark = message["keeper_pid"], message["pid"], message["mark"]
                 self.limits = message.get("limits", {})  # an older keeper does not say
+            case "held":
+                self._held = True
+                self._wake()
             case "phase":
                 if message["phase"] == "listener" and descriptors:
                     self._take_listener(message, descriptors)

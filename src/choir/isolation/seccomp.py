@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import errno
 import functools
-import platform
+import os
 import struct
-import tomllib
-from dataclasses import dataclass
+from binascii import a2b_base64, b2a_base64
+from typing import NamedTuple
 
 from choir.errors import IsolationError
+from choir.kept import kept
 from choir.places import data_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH_* of linux/audit.h."""
@@ -42,8 +47,7 @@ _NETLINK = 16
 _TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
 
-@dataclass(frozen=True)
-class Filter:
+class Filter(NamedTuple):
     """A program for ``bwrap --seccomp`` and what it holds."""
 
     program: bytes
@@ -118,15 +122,23 @@ def build(machine: str = "") -> Filter:
     Raises:
         IsolationError: ``seccomp_unsupported``: no reviewed numbers for this architecture.
     """
-    machine = machine or platform.machine()
+    machine = machine or os.uname().machine
     if machine not in ARCHITECTURES:
         raise IsolationError(
             "seccomp_unsupported",
             f"There is no system call table for {machine}.",
             f"Choir's sandboxes run on {' and '.join(ARCHITECTURES)}.",
         )
+    sources = (data_file("seccomp.toml"), os.path.abspath(__file__))
+    found = kept(f"seccomp-{machine}", sources, lambda: _assemble(sources[0], machine))
+    return Filter(a2b_base64(found["program"]), found["rules"])
+
+
+def _assemble(table_file: str, machine: str) -> dict[str, Any]:
+    import tomllib
+
     column = list(ARCHITECTURES).index(machine)
-    with open(data_file("seccomp.toml"), "rb") as file:
+    with open(table_file, "rb") as file:
         table = tomllib.load(file)
     ops = [
         _op(_LOAD, _ARCHITECTURE),
@@ -150,4 +162,4 @@ def build(machine: str = "") -> Filter:
             ops += [_op(_EQUAL, numbers[column], 0, len(check)), *check]
             rules += 1
     ops.append(_op(_RETURN, _ALLOW))
-    return Filter(b"".join(ops), rules)
+    return {"program": b2a_base64(b"".join(ops), newline=False).decode(), "rules": rules}

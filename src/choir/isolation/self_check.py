@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from choir.contract import GATEWAY_PORT, INHERITED
+from choir.inside import GATEWAY_PORT, INHERITED
 from choir.isolation import cgroup, landlock, probe
 from choir.isolation.contract import Backend, Running, SandboxLimits, SandboxSpec
 from choir.isolation.host import inspect

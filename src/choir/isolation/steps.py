@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
-
-import msgspec
+from typing import Literal, NamedTuple, Protocol
 
 
-class Source(msgspec.Struct, frozen=True):
+class Source(NamedTuple):
     """An argument that is a host path. Root puts it on a stage first (``choir.isolation.staging``)."""
 
     path: str
@@ -15,7 +13,7 @@ class Source(msgspec.Struct, frozen=True):
     """It is the sandbox's to write: mapped to the sandbox's uid when that is not its owner's."""
 
 
-class Data(msgspec.Struct, frozen=True):
+class Data(NamedTuple):
     """An argument that is the number of a descriptor from which this text can be read."""
 
     text: str
@@ -34,7 +32,7 @@ class Step(Protocol):
         ...
 
 
-class Flags(msgspec.Struct, frozen=True):
+class Flags(NamedTuple):
     """Launcher options that belong to no path."""
 
     options: tuple[str, ...]
@@ -47,7 +45,7 @@ class Flags(msgspec.Struct, frozen=True):
         return list(self.options)
 
 
-class Bind(msgspec.Struct, frozen=True):
+class Bind(NamedTuple):
     """Show a host path."""
 
     source: str
@@ -65,7 +63,7 @@ class Bind(msgspec.Struct, frozen=True):
         return [flag, Source(self.source, self.owned), self.path]
 
 
-class Symlink(msgspec.Struct, frozen=True):
+class Symlink(NamedTuple):
     target: str
     path: str
 
@@ -76,7 +74,7 @@ class Symlink(msgspec.Struct, frozen=True):
         return ["--symlink", self.target, self.path]
 
 
-class File(msgspec.Struct, frozen=True):
+class File(NamedTuple):
     """A small generated file, read-only."""
 
     path: str
@@ -90,7 +88,7 @@ class File(msgspec.Struct, frozen=True):
         return ["--perms", "0444", "--ro-bind-data", Data(self.text), self.path]
 
 
-class Memory(msgspec.Struct, frozen=True):
+class Memory(NamedTuple):
     """A private file system in memory, ``size`` bytes at most."""
 
     path: str
@@ -104,7 +102,7 @@ class Memory(msgspec.Struct, frozen=True):
         return ["--perms", self.mode, "--size", str(self.size), "--tmpfs", self.path]
 
 
-class Empty(msgspec.Struct, frozen=True):
+class Empty(NamedTuple):
     """An empty, read-only folder over whatever is there."""
 
     path: str
@@ -117,7 +115,7 @@ class Empty(msgspec.Struct, frozen=True):
         return ["--size", "4096", "--tmpfs", self.path, "--remount-ro", self.path]
 
 
-class Freeze(msgspec.Struct, frozen=True):
+class Freeze(NamedTuple):
     """Make a mount read-only, now that everything below it is in place."""
 
     path: str

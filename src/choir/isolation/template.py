@@ -15,7 +15,8 @@ from choir.channel import Channel, ChannelClosed
 
 CHANNEL = 3
 BOOT = (
-    "import sys; sys.path.append(sys.argv[1]); from choir.isolation.template_main import main; main(int(sys.argv[2]))"
+    "import gc, sys; gc.disable(); sys.path.append(sys.argv[1]); "  # imports make no garbage
+    "from choir.isolation.template_main import main; main(int(sys.argv[2]))"
 )
 
 
@@ -42,29 +43,44 @@ class Template:
         source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         self._command = [os.path.realpath(sys.executable), "-I", "-S", "-c", boot, source, str(CHANNEL)]
         self._channel = channel
+        self._ordered: Channel | None = None
 
     def start(self) -> Channel:
         """Start the process, unless it has been. Returns at once."""
         if self._channel is None:
             ours, theirs = Channel.pair()
-            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             try:
-                os.posix_spawn(
-                    self._command[0],
-                    self._command,
-                    {},
-                    file_actions=[
-                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), CHANNEL),
-                        (os.POSIX_SPAWN_DUP2, null, 0),
-                        (os.POSIX_SPAWN_DUP2, null, 1),
-                    ],
-                    setsid=True,
-                )
+                self.spawn(theirs)
             finally:
                 theirs.close()
-                os.close(null)
             self._channel = ours
         return self._channel
+
+    def spawn(self, theirs: Channel) -> None:
+        """Start the process with that end of a channel, the other of which may be anybody's."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.posix_spawn(
+                self._command[0],
+                self._command,
+                {},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), CHANNEL),
+                    (os.POSIX_SPAWN_DUP2, null, 0),
+                    (os.POSIX_SPAWN_DUP2, null, 1),
+                ],
+                setsid=True,
+            )
+        finally:
+            os.close(null)
+
+    def order(self) -> None:
+        """Have a keeper forked that ``keeper`` will be asked for.
+
+        Raises:
+            ChannelClosed: the template cannot be started.
+        """
+        self._ordered = self._fork()
 
     def keeper(self) -> Channel:
         """A new keeper's channel, open before there is a keeper: what is sent waits for it.
@@ -72,6 +88,10 @@ class Template:
         Raises:
             ChannelClosed: the template cannot be started.
         """
+        ordered, self._ordered = self._ordered, None
+        return ordered or self._fork()
+
+    def _fork(self) -> Channel:
         ours, theirs = Channel.pair()
         try:
             try:
@@ -85,6 +105,9 @@ class Template:
 
     def close(self) -> None:
         """End the process; its keepers go on."""
+        if self._ordered is not None:
+            self._ordered.close()
+            self._ordered = None
         if self._channel is not None:
             self._channel.close()
             self._channel = None

@@ -30,6 +30,7 @@ def main(descriptor: int) -> None:
         importlib.import_module(name)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # nobody waits for a keeper: its channel says how it went
     gc.freeze()
+    gc.enable()
     with contextlib.suppress(ChannelClosed):
         while True:
             _, descriptors = channel.receive()

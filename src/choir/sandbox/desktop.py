@@ -17,6 +17,8 @@ route
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -34,15 +36,27 @@ if TYPE_CHECKING:
     from choir.sandbox.files import Files
     from choir.sandbox.live import Live
     from choir.sandbox.terminals import Terminals
+    from choir.sandbox.websocket import DirectWebSocket
     from choir.sandbox.windows import Windows
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 DRAIN_SECONDS = 1.0
 NO_SUCH_PLACE = 4404
+_SOON = (
+    "uvicorn.config", "uvicorn.protocols.http.httptools_impl", "uvicorn.server", "choir.sandbox.websocket",
+    "choir.sandbox.agent.recollection", "choir.sandbox.live",
+)  # fmt: skip
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def get_ready() -> None:
+    """Import what ``serve``, and the first page that is opened, will ask for. Starts, opens and reads nothing else."""
+    for name in _SOON:
+        with contextlib.suppress(ImportError):  # whoever needs it will say so
+            importlib.import_module(name)
 
 
 def serve(
@@ -66,7 +80,7 @@ async def _serve(sockets: list[socket.socket], on_ready: Callable[[], None], acc
     config = Config(
         desktop,
         http=HttpToolsProtocol,
-        ws="websockets-sansio",
+        ws=_web_socket,  # type: ignore[arg-type]  # called like the class it returns
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,
         ws_ping_interval=None,
@@ -109,6 +123,12 @@ async def _serve(sockets: list[socket.socket], on_ready: Callable[[], None], acc
             task.cancel()
 
 
+def _web_socket(**given: Any) -> DirectWebSocket:
+    from choir.sandbox.websocket import DirectWebSocket
+
+    return DirectWebSocket(**given)
+
+
 class Desktop:
     """The ASGI application, and what it opens on first use.
 
@@ -134,7 +154,7 @@ class Desktop:
         if scope.get("client") and path.startswith("/api/") and not path.startswith("/api/memory/"):
             await self._refuse(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._websocket(path, receive, send)
+            await self._websocket(scope, receive, send)
         elif path.startswith("/api/files/"):
             from choir.sandbox.files_api import FilesApi
 
@@ -172,17 +192,21 @@ class Desktop:
         if self._files is not None:
             self._files.close()
 
-    async def _websocket(self, path: str, receive: Receive, send: Send) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
         if path == "/api/desktop":
             await self.live().serve(receive, send)
             return
         name = path.removeprefix("/api/terminal/")
-        if name != path and any(name == each.id for each in await self.windows().layout()):
-            await self.terminals().serve(name, receive, send)
-            return
+        known = name != path and any(name == each.id for each in await self.windows().layout())
         await receive()
-        await send({"type": "websocket.accept"})  # else the page would not see the code
-        await send({"type": "websocket.close", "code": NO_SUCH_PLACE})
+        await send({"type": "websocket.accept"})  # also when it is not known, else the page would not see the code
+        if known:
+            from choir.sandbox.websocket import DIRECT
+
+            await self.terminals().serve(name, scope["extensions"][DIRECT])
+        else:
+            await send({"type": "websocket.close", "code": NO_SUCH_PLACE})
 
     def live(self) -> Live:
         if self._live is None:

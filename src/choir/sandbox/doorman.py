@@ -22,7 +22,7 @@ _MORE = (b"content-length", b"transfer-encoding", b"upgrade", b"expect")
 """Headers of a request that is not over, or wants something else than an answer."""
 _PATIENCE = 1.0
 """Seconds that one answer may take."""
-_SWITCH = 0.0005
+_SWITCH = 0.0001
 """Seconds until an importing thread lets the other one run, instead of 0.005."""
 
 

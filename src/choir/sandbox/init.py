@@ -5,6 +5,9 @@ sandbox left in the home or workspace can run before the listener is out and the
 keeper (``choir.isolation.keeper``). It sends ``{"phase": …}``, ``{"executing": true}`` or ``{"reason", "message",
 "hint"}``, and waits for ``{"op": "proceed"}``. Standard library only, and little of it: every sandbox waits for these
 imports.
+
+One that is held for somebody who may come imports what a desktop needs instead, says ``{"held": true}`` and waits for
+its plan. Until then it has no listener, no environment and no token, and looks at nothing in the home.
 """
 
 from __future__ import annotations
@@ -46,17 +49,22 @@ def main(descriptor: int) -> NoReturn:
 
 def _run(channel: Channel) -> None:
     _close_all_but({0, 1, 2, channel.fileno()})
-    message, descriptors = channel.receive()
-    with open(descriptors[0], "rb") as file:
-        file.seek(0)
-        plan: dict[str, Any] = plain_json.loads(file.read())
-    stdio = descriptors[1:]
+    message, plan, stdio = _told(channel)
+    if "hold" in plan:
+        for descriptor in stdio:
+            os.close(descriptor)
+        _get_ready(plan["hold"])
+        channel.send({"held": True})
+        message, plan, stdio = _told(channel)
+        plan["sites"] = []
     channel.send({"phase": "namespace"})
     listener = _tcp_listener(plan["listener"])
     desktop = _unix_listener(_DESKTOP_SOCKET) if plan["desktop"] else None
     _check(plan, {0, 1, 2, channel.fileno(), listener.fileno(), *stdio, *([desktop.fileno()] if desktop else [])})
     channel.send({"phase": "keyless"})
     _hand_out(channel, listener, desktop)
+    if plan["landlock"] is not None:
+        import ctypes  # noqa: F401 - Landlock's; here it costs nothing, since others are at work
     if channel.receive()[0].get("op") != "proceed":
         raise ChannelClosed
     _limit(plan)
@@ -73,6 +81,35 @@ def _run(channel: Channel) -> None:
         _become(channel, plan)
     else:
         _serve_desktop(channel, plan, desktop)
+
+
+def _told(channel: Channel) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
+    """(message, plan, descriptors for 0, 1 and 2)"""
+    message, descriptors = channel.receive()
+    with open(descriptors[0], "rb") as file:
+        file.seek(0)
+        return message, plain_json.loads(file.read()), descriptors[1:]
+
+
+def _get_ready(sites: list[str]) -> None:
+    """Import whatever the desktop will need; all of it is read-only code."""
+    import gc
+
+    _add_sites(sites)
+    from choir.isolation import landlock
+    from choir.sandbox import desktop, doorman  # noqa: F401
+
+    landlock.abi()  # loads what it calls the kernel with
+    desktop.get_ready()
+    gc.collect()
+    gc.freeze()  # nothing of it will ever be garbage: no need to look at it again
+
+
+def _add_sites(folders: list[str]) -> None:
+    import site
+
+    for folder in folders:
+        site.addsitedir(folder)
 
 
 def _close_all_but(kept: set[int]) -> None:
@@ -197,11 +234,9 @@ def _serve_desktop(channel: Channel, plan: dict[str, Any], desktop: _socket.sock
     doorman = _doorman(listeners)
     if doorman is not None:
         channel.send({"phase": "ready"})
-    import site
     import socket
 
-    for folder in plan["sites"]:
-        site.addsitedir(folder)
+    _add_sites(plan["sites"])
     from choir.sandbox.desktop import serve
 
     serve(

@@ -14,7 +14,7 @@ import pwd
 import signal
 import struct
 import termios
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from choir.errors import ChoirError
 from choir.sandbox.terminal_buffer import Scrollback
@@ -25,6 +25,8 @@ STALLED_SECONDS = 20.0
 MAX_TYPED = 1024 * 1024
 HANG_UP_SECONDS = 1.0
 _READ = 64 * 1024
+_FLOOD = 1024
+"""Bytes at once that promise more."""
 _LAST_READS = 16
 _LARGEST = 1000
 
@@ -50,12 +52,15 @@ def shell_path() -> str:
 
 
 class View:
-    """One who looks on. ``position`` is the offset of what was taken, ``seen`` of what was shown."""
+    """One who looks on. ``position`` is the offset of what was taken, ``seen`` of what was shown.
 
-    def __init__(self, position: int) -> None:
+    Args:
+        news: called when there is more to take, or nothing more will come.
+    """
+
+    def __init__(self, position: int, news: Callable[[], None]) -> None:
         self.position = self.seen = position
-        self.news = asyncio.Event()
-        self.news.set()
+        self.news = news
         self.stalled = False
 
 
@@ -78,8 +83,7 @@ class Terminal:
         self.size = (columns, rows)
         self._views: set[View] = set()
         self._typed = bytearray()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._waiting: list[Callable[[], None]] = []
         self._paused = False
         self._watchdog: asyncio.TimerHandle | None = None
         self._over = asyncio.Event()
@@ -102,9 +106,9 @@ class Terminal:
         self._loop.add_reader(self._master, self._read)
 
     @contextlib.contextmanager
-    def view(self) -> Iterator[View]:
+    def view(self, news: Callable[[], None]) -> Iterator[View]:
         """A ``View`` on it, from the oldest that is kept on."""
-        view = View(self.scrollback.beginning())
+        view = View(self.scrollback.beginning(), news)
         self._views.add(view)
         try:
             yield view
@@ -112,34 +116,40 @@ class Terminal:
             self._views.discard(view)
             self._pace()
 
-    async def next(self, view: View) -> bytes:
-        """What was shown since the last call; b"" once nothing more will come, or the view is ``stalled``."""
-        while True:
-            if view.stalled:
-                return b""
-            data = self.scrollback.since(view.position)
-            if data:
-                view.position = max(view.position, self.scrollback.start) + len(data)
-                return data
-            if self._over.is_set():
-                return b""
-            view.news.clear()
-            await view.news.wait()
+    def take(self, view: View) -> bytes:
+        """What was shown since the last call, or the beginning of it; b"" when there is nothing."""
+        if view.stalled:
+            return b""
+        data = self.scrollback.since(view.position)
+        view.position = max(view.position, self.scrollback.start) + len(data)
+        return data
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self._over.is_set()
 
     def seen(self, view: View, count: int) -> None:
         """The viewer has shown ``count`` bytes more."""
         view.seen = min(view.seen + count, view.position)
         self._pace()
 
-    async def type(self, data: bytes) -> None:
-        """Give it input; waits while it does not read."""
+    def type(self, data: bytes) -> None:
+        """Give it input."""
         if self._master < 0 or self.code is not None:
             return
-        self._typed += data
-        self._write()
-        if len(self._typed) > MAX_TYPED:
-            self._room.clear()
-            await self._room.wait()
+        if not self._typed:
+            data = data[self._give(data) :]
+        if data:
+            self._typed += data
+            self._loop.add_writer(self._master, self._write)
+
+    def when_room(self, call: Callable[[], None]) -> bool:
+        """Whether it takes more input now; else ``call`` is called once it does."""
+        if len(self._typed) <= MAX_TYPED:
+            return True
+        self._waiting.append(call)
+        return False
 
     def resize(self, columns: int, rows: int) -> None:
         columns, rows = (min(max(size, 2), _LARGEST) for size in (columns, rows))
@@ -161,34 +171,54 @@ class Terminal:
             self._reap()
 
     def _read(self) -> None:
-        try:
-            data = os.read(self._master, _READ)
-        except (BlockingIOError, InterruptedError):
+        data = self._take_out()
+        if data is None:
             return
-        except OSError:  # EIO: nobody has the other end open any more
-            data = b""
         if not data:
             self._end_of_output()
             return
+        size = len(data)
         self.scrollback.append(data)
-        for view in self._views:
-            view.news.set()
+        # A flood goes on in large pieces, an echo at once: whatever is there by now goes with the first of it.
+        while len(data) >= _FLOOD and size < _READ and (data := self._take_out() or b""):
+            size += len(data)
+            self.scrollback.append(data)
+        self._tell_news()
         self._pace()
 
-    def _write(self) -> None:
+    def _take_out(self) -> bytes | None:
+        """What the shell shows; None when there is nothing now, b"" when there never will be."""
         try:
-            written = os.write(self._master, self._typed[:_READ])
+            return os.read(self._master, _READ)
         except (BlockingIOError, InterruptedError):
-            written = 0
-        except OSError:
-            written = len(self._typed)  # nobody is there to read it
-        del self._typed[:written]
-        if self._typed:
-            self._loop.add_writer(self._master, self._write)
-        else:
+            return None
+        except OSError:  # EIO: nobody has the other end open any more
+            return b""
+
+    def _tell_news(self) -> None:
+        for view in list(self._views):
+            view.news()
+
+    def _write(self) -> None:
+        del self._typed[: self._give(self._typed[:_READ])]
+        if not self._typed:
             self._loop.remove_writer(self._master)
         if len(self._typed) <= MAX_TYPED:
-            self._room.set()
+            self._tell_room()
+
+    def _give(self, data: bytes | bytearray) -> int:
+        """How much of it the shell takes."""
+        try:
+            return os.write(self._master, data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            return len(data)  # nobody is there to read it
+
+    def _tell_room(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
 
     def _pace(self) -> None:
         """Read from the shell only as fast as the slowest viewer shows it."""
@@ -211,10 +241,10 @@ class Terminal:
             self._loop.call_soon(self._finish)
 
     def _let_go(self) -> None:
-        for view in self._views:
+        for view in list(self._views):
             if self.scrollback.end - view.seen > LOW_WATER:
                 view.stalled = True
-                view.news.set()
+                view.news()
         self._resume()
 
     def _reap(self) -> None:
@@ -252,11 +282,10 @@ class Terminal:
             os.close(self._master)
             self._master = -1
         self._typed.clear()
-        self._room.set()
+        self._tell_room()
         if self.code is not None:
             self._over.set()
-        for view in self._views:
-            view.news.set()
+        self._tell_news()
 
 
 def _spawn(command: Sequence[str], environment: Mapping[str, str], terminal: str) -> int:

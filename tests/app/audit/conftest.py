@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class Weakened(BubblewrapBackend):
 
 
 def told(plan: Plan, **changes: Any) -> Plan:
-    return replace(plan, first_process={**plan.first_process, **changes})
+    return plan._replace(first_process={**plan.first_process, **changes})
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
-import msgspec
 import pytest
 
 from choir.app.audit import inside
@@ -72,7 +70,7 @@ def test_a_shared_folder_between_sandboxes(open_ground: Open, tmp_path_factory: 
         landlock = plan.first_process["landlock"]
         if landlock is not None:
             landlock = {**landlock, "writable": [*landlock["writable"], "/dev/shm"]}
-        return told(replace(plan, steps=tuple(steps)), landlock=landlock)
+        return told(plan._replace(steps=tuple(steps)), landlock=landlock)
 
     assert "/dev/shm/secret.txt" in red(open_ground, inside.neighbour, weaken).came_back
 
@@ -149,10 +147,10 @@ def test_a_process_that_outlives_its_keeper(open_ground: Open, monkeypatch: pyte
             if not isinstance(step, Flags):
                 return step
             options = tuple(option for option in step.options if option != "--die-with-parent")
-            return msgspec.structs.replace(step, options=options)
+            return step._replace(options=options)
 
         steps = [kept(step) for step in plan.steps]
-        return replace(plan, steps=tuple(steps))
+        return plan._replace(steps=tuple(steps))
 
     try:
         assert "live on" in red(open_ground, inside.keeper, weaken).came_back

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from choir import config, contract
+from choir import config, inside
 from choir.sandbox.agent.events import AgentError
 from choir.sandbox.agent.providers import DEFAULT_MODELS, Choice, choices, choose, search_provider, token
 
-ORIGIN = contract.GATEWAY_ORIGIN
+ORIGIN = inside.GATEWAY_ORIGIN
 BASE = f"{ORIGIN}/provider/v1"
 
 
@@ -20,8 +20,8 @@ def environment(*names: str, **models: tuple[str, ...]) -> dict[str, str]:
         None,
         "",
     )
-    made = contract.provider_environment([loaded.providers[name] for name in names], "T")
-    return made | contract.identity_environment("s", "u", "live", "T")
+    made = inside.provider_environment([loaded.providers[name] for name in names], "T")
+    return made | inside.identity_environment("s", "u", "live", "T")
 
 
 def names(found: list[Choice]) -> list[str]:

@@ -10,11 +10,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from choir import contract, ids, tokens
+from choir import ids, inside, tokens
 from choir.app.run import Gateway
 from choir.app.run_spec import own_uid
 from choir.app.secrets import stored_key
@@ -83,8 +83,8 @@ class Ground:
             role="probe",
             home=home or self.home(),
             host_uid=self.host_uid,
-            environment=contract.identity_environment(sandbox_id, USER, "probe", token)
-            | contract.provider_environment(self.gateway.providers, token),
+            environment=inside.identity_environment(sandbox_id, USER, "probe", token)
+            | inside.provider_environment(self.gateway.providers, token),
             command=command,
             limits=SandboxLimits(
                 max_processes=sandbox.max_processes,
@@ -95,7 +95,7 @@ class Ground:
             ),
             start_timeout=sandbox.start_timeout,
         )
-        return replace(spec, **changes)
+        return spec._replace(**changes)
 
     @contextlib.asynccontextmanager
     async def running(self, spec: SandboxSpec, attached: bool = False) -> Any:

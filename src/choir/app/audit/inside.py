@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import choir
-from choir import contract, keyfiles
+from choir import inside, keyfiles
 from choir.app.audit import programs
 from choir.app.audit.finding import Finding, held
 from choir.app.audit.ground import Ground, python
@@ -90,7 +90,7 @@ def _own_code() -> list[str]:
 async def private_keys(ground: Ground, ca: str | None = None) -> Finding:
     """``ca``: instead of the gateway's certificate for a sandbox."""
     spec = ground.spec(home=ground.home())
-    tls = contract.wants_tls(ground.gateway.providers)
+    tls = inside.wants_tls(ground.gateway.providers)
     if ca is None:
         ca = await ground.gateway.control.authority(spec.sandbox_id) if tls else ""
     facts = {

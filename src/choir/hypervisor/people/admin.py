@@ -71,6 +71,7 @@ class Admin:
             await sandbox.settled(STOP_GRACE * 3)
             await sandbox.ended()
             with sandbox.occupy("Its person was removed."):
+                await self.supervisor.standby.discard(sandbox)
                 path = await asyncio.to_thread(self._set_aside, sandbox)
                 self.supervisor.records.forget(sandbox)
             kept += [path] if path else []
