@@ -34,7 +34,7 @@ in
     enable = lib.mkEnableOption "Choir, which runs AI agents for many people without giving any agent a key";
     executable = lib.mkOption {
       type = lib.types.str;
-      example = "/opt/choir/bin/choir";
+      example = "/opt/choir/current/bin/choir";
       description = "The `choir` command, absolute.";
     };
     listen = lib.mkOption {

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "ts", "level", "service", "event", "request_id", "sandbox_id", "user_id", "reason", "message", "state", "provider",
-    "op", "way", "path", "pid", "code", "count", "seconds", "logger", "error",
+    "op", "way", "path", "part", "pid", "code", "count", "seconds", "logger", "error",
 )  # fmt: skip
-"""In this order. ``reason`` is a snake_case word, ``message`` a sentence, ``error`` an exception's kind and place."""
+"""In this order. ``reason`` is a snake_case word, ``message`` a sentence, ``error`` an exception's kind and place,
+``part`` the service that a line of the supervisor is about."""
 _ALIASES = {"user": "user_id", "why": "reason", "replaced": "path", "line": "message"}
 _LONGEST = 500  # characters of a value
 

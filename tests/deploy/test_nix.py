@@ -63,7 +63,7 @@ def as_systemd(service: dict[str, Any], kind: str) -> dict[str, dict[str, list[s
 
 
 def server(extra: str = "") -> str:
-    return f'services.choir = {{ enable = true; executable = "/opt/choir/bin/choir"; {extra} }};'
+    return f'services.choir = {{ enable = true; executable = "/opt/choir/current/bin/choir"; {extra} }};'
 
 
 @pytest.mark.parametrize("path", [*MODULES, ROOT / "nix/units.nix", ROOT / "flake.nix"], ids=lambda path: path.name)

@@ -44,6 +44,8 @@ class Systemd:
     def start(self, part: str, state: Path, listener: socket.socket | None = None, **more: str) -> None:
         path = self.root / f"notify-{part}"
         path.unlink(missing_ok=True)
+        if part in self.heard:
+            self.heard[part].close()
         self.heard[part] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.heard[part].bind(str(path))
         self.heard[part].settimeout(60)
@@ -146,6 +148,16 @@ def test_three_parts_are_one_deployment(systemd: Systemd) -> None:
     assert not (state / "usage.db").exists()
     for part in ("gateway", "hypervisor"):
         systemd.hear(part, b"WATCHDOG=1")
+    assert systemd.stop("hypervisor") == 0
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        systemd.start("hypervisor", state, listener)
+        systemd.hear("hypervisor", b"READY=1")
+    (after,) = json.loads(systemd.choir("sandbox", "list", "--json"))
+    assert (after["state"], after["id"]) == ("ready", sandbox["id"])  # a restart of the unit leaves it alone
+    stopped = json.loads(systemd.choir("sandbox", "stop", "--json"))["sandbox"]
+    assert stopped["state"] == "stopped"
     for path in state.rglob("*.log"):
         assert key not in path.read_text(errors="replace")
     assert systemd.stop("hypervisor") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -76,6 +77,9 @@ def test_no_process_keeps_a_key_in_its_environment(world: World) -> None:
             assert canary.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
         except PermissionError:
             continue
+    announced = (world.state / "run/up.json").read_text()
+    assert json.loads(announced)["environment_keys"] is True  # `choir upgrade` could not restart it with them
+    assert canary not in announced
 
 
 def test_a_port_in_use_is_said(world: World) -> None:
@@ -90,10 +94,15 @@ def test_a_port_in_use_is_said(world: World) -> None:
 
 
 def test_two_of_them_are_one_too_many(world: World) -> None:
-    world.up()
+    up = world.up()
     done = world.choir("up", "--port", "0")
     assert done.returncode != 0
     assert "Another `choir up`" in done.stderr
+    # And one that is no version beside others has none to go on as.
+    os.kill(up.process.pid, signal.SIGUSR2)
+    line = up.wait_for(r"\{.*not_replaced.*\}")[0]
+    assert json.loads(line)["service"] == "supervisor"
+    assert world.choir("sandbox", "list").returncode == 0
 
 
 @pytest.mark.parametrize("which", ["gateway", "hypervisor"])

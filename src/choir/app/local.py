@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from choir.app.notice import notice
+from choir.app.notices import Notices
 from choir.app.secrets import label, local_service_key
 from choir.control_client import GatewayControl
 from choir.errors import ChoirError
@@ -20,8 +20,9 @@ LOAD_SECONDS = 120.0
 class LocalModel:
     """Starts the model's process on first want, and again when it is wanted after it has died."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, notices: Notices | None = None) -> None:
         self.state = state
+        self._notices = notices or Notices(None)
         self.service: Service | None = None
         self._starting: asyncio.Task[None] | None = None
 
@@ -66,17 +67,18 @@ class LocalModel:
         try:
             self.service = service = await self.start(self.state.local_socket)
         except ChoirError as error:
-            notice(f"{error.message} {error.hint}")
+            self._notices.failed("service_failed", error, part="local model")
             return
         self._watching = asyncio.create_task(self._watch(service))
 
     async def _watch(self, service: Service) -> None:
         code = await service.ended()
         self.service = None
-        notice(
+        words = (
             f"the local model ended ({describe_exit(code)}); the next call starts it again "
             f"(log: {self.state.logs / 'local-model.log'})"
         )
+        self._notices.say("warning", "service_ended", words, part="local model", code=code)
 
     async def stop(self) -> None:
         if self._starting is not None:

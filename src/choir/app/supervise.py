@@ -18,13 +18,14 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from choir import __version__
+from choir import __version__, installation
 from choir import config as configuration
 from choir.app.local import LocalModel
-from choir.app.notice import notice
+from choir.app.notices import Notices
 from choir.app.secrets import label, shared_key
 from choir.app.systemd import Notifier
 from choir.app.up import Part, drain, log_for, start_gateway
@@ -49,9 +50,12 @@ class Supervisor:
         self.config = config
         self.state = state
         self.handover = handover
-        self.local = LocalModel(state)
+        self.notices = Notices(state.logs)
+        self.local = LocalModel(state, self.notices)
         self.services: dict[str, Service] = {}
         self.stopping = asyncio.Event()
+        self.replacing = False
+        """Whether the end is for the version in force to go on in this process."""
         self.part: Part = handover["part"]
         self.notifier = Notifier(handover["systemd"])
 
@@ -75,6 +79,7 @@ class Supervisor:
                 "user": getpass.getuser(),
                 "port": self.handover["port"],
                 "environment": self.handover["environment"],
+                "keep_sandboxes": self.part == "hypervisor",  # the unit's KillMode=process
             },
             self.handover["listeners"],
         )
@@ -97,7 +102,7 @@ class Supervisor:
             try:
                 self.services["telemetry"], _ = await self.start_telemetry()
             except ChoirError as error:
-                notice(f"no spans: {error.message} {error.hint}")
+                self.notices.failed("service_failed", error, "no spans: ", part="telemetry")
             else:
                 await self.keep("telemetry", self.start_telemetry)
         await self.stopping.wait()
@@ -110,16 +115,19 @@ class Supervisor:
             code = await self.services[name].ended()
             if time.monotonic() - began > STEADY_SECONDS:
                 wait = FIRST_BACK_OFF
-            notice(f"the {name} ended ({describe_exit(code)}); starting it again in {wait:g} s")
+            words = f"the {name} ended ({describe_exit(code)}); starting it again in {wait:g} s"
+            self.notices.say("warning", "service_ended", words, part=name, code=code, seconds=wait)
             while True:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, LONGEST_BACK_OFF)
                 try:
                     self.services[name], _ = await start()
                 except ChoirError as error:
-                    notice(f"the {name} did not start: {error.message} {error.hint} Next try in {wait:g} s.")
+                    before, after = f"the {name} did not start: ", f" Next try in {wait:g} s."
+                    self.notices.failed("service_failed", error, before, after, part=name, seconds=wait)
                 else:
-                    notice(f"the {name} runs again")
+                    words = f"the {name} runs again"
+                    self.notices.say("info", "service_started", words, part=name, pid=self.services[name].pid)
                     break
 
     def reload(self) -> None:
@@ -127,23 +135,41 @@ class Supervisor:
         if "gateway" in self.services:
             os.kill(self.services["gateway"].pid, signal.SIGHUP)
 
-    async def start(self) -> list[Coroutine[Any, Any, None]]:
+    def replace(self) -> None:
+        """SIGUSR2, from ``choir upgrade``: stop in order, then ``main`` becomes what is in force."""
+        if installation.find() is None:
+            self.notices.say("warning", "not_replaced", "this version stands alone: there is no other to go on as")
+            return
+        self.replacing = True
+        self.stopping.set()
+
+    def announce(self) -> None:
+        """Say to ``choir upgrade`` what runs here."""
+        path = self.state.run / "up.json"
+        draft = path.with_suffix(".draft")
+        known = {"pid": os.getpid(), "choir": __version__, "prefix": sys.prefix, "part": self.part}
+        more = {"started": time.time(), "environment_keys": self.handover["environment_keys"]}
+        more["log_files"] = sys.stdout.isatty()
+        draft.write_text(json.dumps({**known, **more}))
+        draft.replace(path)
+
+    async def start(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Start this part; what then has to run on."""
-        going: list[Coroutine[Any, Any, None]] = []
+        going: list[Callable[[], Coroutine[Any, Any, None]]] = []
         if self.handover["gateway"] is not None:
             pid, descriptor = self.handover["gateway"]
             channel = Channel(socket.socket(fileno=descriptor))
             self.services["gateway"] = Service("gateway", Child(pid), channel)
-            going += [self.keep("gateway", self.start_gateway), self.keep_telemetry()]
+            going += [partial(self.keep, "gateway", self.start_gateway), self.keep_telemetry]
         if self.part in ("all", "hypervisor"):
             self.services["hypervisor"], answer = await self.start_hypervisor()
             print(banner(answer, time.time() - self.handover["started"], self.state), flush=True)
-            going.append(self.keep("hypervisor", self.start_hypervisor))
+            going.append(partial(self.keep, "hypervisor", self.start_hypervisor))
         if self.part == "all":
-            going.append(self.local.serve(GatewayControl(self.state.gateway_socket)))
+            going.append(partial(self.local.serve, GatewayControl(self.state.gateway_socket)))
         if self.part == "model":
             self.services["local model"], _ = await self.start_model()
-            going.append(self.keep("local model", self.start_model))
+            going.append(partial(self.keep, "local model", self.start_model))
         return going
 
     async def watchdog(self) -> None:
@@ -160,10 +186,12 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGUSR2, self.replace)
         tasks: list[asyncio.Task[None]] = []
         try:
             going = await self.start()
-            tasks = [asyncio.create_task(each) for each in (*going, self.watchdog())]
+            tasks = [asyncio.create_task(each()) for each in (*going, self.watchdog)]
+            self.announce()
             self.notifier.send(READY=1)
             stop = asyncio.create_task(self.stopping.wait())
             done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -212,11 +240,33 @@ def main() -> None:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(number, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     path = Path(handover["config"]) if handover["config"] else None
+    state = State(Path(handover["state"]))
     try:
-        asyncio.run(Supervisor(configuration.load(path), State(Path(handover["state"])), handover).run())
+        supervisor = Supervisor(configuration.load(path), state, handover)
+        asyncio.run(supervisor.run())
     except ChoirError as error:
-        notice(f"{error.message} {error.hint}")
+        Notices(state.logs).failed("service_failed", error)
         sys.exit(error.exit_code)
+    if supervisor.replacing:
+        go_on_as_the_version_in_force(state, handover)
+
+
+def go_on_as_the_version_in_force(state: State, handover: dict[str, Any]) -> None:
+    """Become the ``choir up`` that the link names: same process, same terminal, same environment."""
+    found = installation.find()
+    if found is None:
+        return
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until the next one listens
+    words = [str(found.command), "up", "--state", str(state.root)]
+    words += ["--config", handover["config"]] if handover["config"] else []
+    words += ["--port", str(handover["port"])] if handover["port"] is not None else []
+    environment = {**handover["environment"], **clean_environment(os.environ)}
+    try:
+        os.execve(words[0], words, environment)  # noqa: S606 - replacing this process is the point
+    except OSError as error:
+        why = f"Cannot go on as {found.command}: {error.strerror}."
+        Notices(state.logs).failed("not_replaced", ChoirError("not_replaced", why))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

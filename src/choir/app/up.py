@@ -23,9 +23,9 @@ from choir.app import systemd
 from choir.app.local import LocalModel
 from choir.app.secrets import environment_secrets, gateway_start_message, label
 from choir.config import Config
-from choir.contract import INHERITED
 from choir.errors import StartError
-from choir.paths import State
+from choir.inside import INHERITED
+from choir.paths import HELD, State
 from choir.places import clean_environment
 from choir.service import Service
 
@@ -42,9 +42,13 @@ def up(config_path: Path | None, state: State, port: int | None, part: Part = "a
     config = configuration.load(config_path)
     state.prepare()
     lock = take_lock(state)
+    if (state.root / HELD).is_dir():  # by `choir rollback`
+        from choir.hypervisor import putback
+
+        putback.release(state)
     listeners = systemd.listeners(os.environ, os.getpid())
     keep = [lock, *listeners]
-    gateway = None
+    gateway, secrets = None, {}
     if part in ("all", "gateway"):
         secrets = environment_secrets(config, os.environ)
         gateway = asyncio.run(start_gateway(config, state, secrets, drain_seconds=drain(part)))
@@ -62,6 +66,7 @@ def up(config_path: Path | None, state: State, port: int | None, part: Part = "a
                 "started": started,
                 "part": part,
                 "gateway": [gateway.pid, gateway.channel.fileno()] if gateway else None,
+                "environment_keys": bool(secrets),
                 "listeners": listeners,
                 "systemd": {name: os.environ[name] for name in systemd.VARIABLES if name in os.environ},
                 "environment": {name: os.environ[name] for name in wanted if name in os.environ},

@@ -26,7 +26,7 @@ def install(arguments: argparse.Namespace) -> int:
     if arguments.kind == "keys":
         return _put(deploy.keys(state), arguments.dry_run)
     deployment = Deployment(
-        choir="/opt/choir/bin/choir" if arguments.dry_run else deploy.command(),
+        choir=Deployment.choir if arguments.dry_run else deploy.command(),
         config=arguments.config.absolute() if arguments.config else Deployment.config,
         state=state,
         listen=arguments.listen,

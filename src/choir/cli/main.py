@@ -136,6 +136,24 @@ def memory(arguments: argparse.Namespace) -> int:
     return memory(state_of(arguments), arguments)
 
 
+def logs(arguments: argparse.Namespace) -> int:
+    from choir.cli.logs import logs
+
+    return logs(arguments)
+
+
+def upgrade(arguments: argparse.Namespace) -> int:
+    from choir.cli.upgrade import upgrade
+
+    return upgrade(arguments)
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    from choir.cli.upgrade import rollback
+
+    return rollback(arguments)
+
+
 def model(arguments: argparse.Namespace) -> int:
     from choir.local_model import weights
 
@@ -249,6 +267,22 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--listen", default="127.0.0.1:7000", metavar="ADDRESS", help="public address (default %(default)s)"
     )
+
+    one = add("logs", logs, "What hypervisor, gateway and sandboxes wrote, joined by ids.", readable)
+    one.add_argument("id", nargs="?", metavar="ID", help="of a request or a sandbox, or its last characters")
+    one.add_argument("--user", metavar="NAME", help="only what is this person's")
+    one.add_argument("--since", metavar="WHEN", help="10m, 2h, 3d, 2026-11-24T12:30:00Z (default 24h; with ID: all)")
+    one.add_argument("--level", default="info", choices=["debug", "info", "warning", "error"], help="this or worse")
+    one.add_argument("--follow", "-f", action="store_true", help="go on with what is written from now on")
+
+    one = add("upgrade", upgrade, "Bring another version into force beside this one, or go back by itself.", readable)
+    one.add_argument("wheel", nargs="?", type=Path, metavar="WHEEL", help="none: end one that was broken off")
+    one.add_argument("--find-links", type=Path, metavar="DIR", help="without a network: where every wheel it needs is")
+    one.add_argument("--dry-run", action="store_true", help="check, show the plan, and change nothing")
+
+    one = add("rollback", rollback, "Go back to the version before the last upgrade.", readable)
+    one.add_argument("--restore-data", action="store_true", help="put back the data of before where it must be")
+    one.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
 
     one = add("model", model, "Fetch the local model's weights, for an installation by pip.")
     one.add_argument("action", choices=["pull"])

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from choir import tokens
+from choir import installation, tokens
 from choir.deploy.units import SYSUSERS, Deployment, render
 from choir.errors import StartError
 
@@ -72,19 +72,19 @@ def keys(state: Path) -> list[File]:
 
 
 def command() -> str:
-    """The ``choir`` that runs now, as units name it.
+    """The ``choir`` that runs now, as units name it: one of several versions by the link to the one in force.
 
     Raises:
         StartError: ``install_in_home``: the units see no home folder.
     """
-    path = Path(sys.executable).with_name("choir")
+    found = installation.find()
+    path = found.command if found else Path(sys.executable).with_name("choir")
     for part in (path, path.resolve()):
         if part.is_relative_to("/home") or part.is_relative_to("/root") or part.is_relative_to("/tmp"):  # noqa: S108
             raise StartError(
                 "install_in_home",
                 f"{path} is in a folder that the services cannot see.",
-                "Install Choir where everyone can read it: python3 -m venv /opt/choir, then /opt/choir/bin/pip install "
-                "choir, then /opt/choir/bin/choir install systemd.",
+                "Install Choir where everyone can read it, as /opt/choir/versions/VERSION: see docs/operate.md.",
             )
     return str(path)
 

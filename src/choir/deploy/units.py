@@ -21,8 +21,8 @@ u choir-model - "Choir local model"
 class Deployment:
     """What differs between servers."""
 
-    choir: str = "/opt/choir/bin/choir"
-    """The command, absolute."""
+    choir: str = "/opt/choir/current/bin/choir"
+    """The command, absolute: through the link that `choir upgrade` switches."""
     config: Path = Path("/etc/choir/choir.toml")
     """Readable by every unit; holds no secret."""
     keys: Path = Path("/etc/choir/keys")

@@ -68,7 +68,7 @@ def create(state: State, out: IO[bytes]) -> Manifest:
                 with tempfile.NamedTemporaryFile(dir=state.root, prefix=".backup-") as copy:
                     _copy_database(path, Path(copy.name))
                     digests[name] = _add(archive, name, copy.file)
-        for home in _homes(state):
+        for home in kept_homes(state):
             with tempfile.TemporaryFile(dir=state.root) as packed:
                 descriptor = os.open(state.homes / home, FOLDER)
                 try:
@@ -81,7 +81,7 @@ def create(state: State, out: IO[bytes]) -> Manifest:
     return manifest
 
 
-def _homes(state: State) -> list[str]:
+def kept_homes(state: State) -> list[str]:
     """All, also those of ``choir run``; not what something is just working in."""
     passing = (".", "verify-")
     return sorted(path.name for path in state.homes.iterdir() if path.is_dir() and not path.name.startswith(passing))
@@ -262,12 +262,8 @@ def _plan(state: State, ready: Path) -> dict[str, Any]:
     path = ready / "plan.json"
     if not path.exists():
         restored = {home.name for home in (ready / "homes").iterdir()}
-        present = {name for name in _homes(state) if not name.startswith("run-")}
-        name = stem = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime())
-        number = 1
-        while (state.root / name).exists():
-            number += 1
-            name = f"{stem}-{number}"
+        present = {name for name in kept_homes(state) if not name.startswith("run-")}
+        name = replaced_name(state)
         draft = path.with_suffix(".partial")
         draft.write_text(
             json.dumps({"replaced": name, "restored": sorted(restored), "aside": sorted(present - restored)})
@@ -275,6 +271,16 @@ def _plan(state: State, ready: Path) -> dict[str, Any]:
         os.rename(draft, path)
     plan: dict[str, Any] = json.loads(path.read_text())
     return plan
+
+
+def replaced_name(state: State) -> str:
+    """A free name in the state folder for what is replaced now."""
+    name = stem = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime())
+    number = 1
+    while (state.root / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
 
 
 def _exchange(new: Path, place: Path, old: Path) -> None:

@@ -228,7 +228,7 @@ def private_files(state: State, config: Config) -> Finding:
 
 def logs(state: State) -> list[Path]:
     """What Choir's own processes write; a sandbox's own output is its own."""
-    names = ("gateway", "hypervisor", "telemetry", "local-model")
+    names = ("gateway", "hypervisor", "supervisor", "telemetry", "local-model")
     files = [state.logs / f"{name}.log" for name in names]
     files += [state.ledger, state.ledger.with_name(state.ledger.name + "-wal"), state.journal]
     return [path for path in files if path.is_file()]

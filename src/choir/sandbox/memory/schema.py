@@ -49,6 +49,8 @@ _MIGRATIONS = (
     """,
     "ALTER TABLE memory_pages ADD COLUMN frequencies BLOB;",
 )
+VERSION = len(_MIGRATIONS)
+"""The newest format, which this version writes."""
 
 
 def connect(path: str) -> sqlite3.Connection:
