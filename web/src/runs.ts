@@ -72,7 +72,8 @@ function take(kind: string, data: any): void {
   }
   if (kind === "run_started") {
     const { run: id, prompt, model } = data;
-    const started: Run = { id, prompt, model, parts: signal([]), state: signal("running"), note: signal("") };
+    const note = data.without_memory ? `Answered without memory. ${data.without_memory}` : "";
+    const started: Run = { id, prompt, model, parts: signal([]), state: signal("running"), note: signal(note) };
     runs.value = [...runs.value, started];
     refused.value = "";
     return;

@@ -57,6 +57,8 @@ class Supervisor:
         self.replacing = False
         """Whether the end is for the version in force to go on in this process."""
         self.part: Part = handover["part"]
+        self.greeting = ""
+        """For whoever started it."""
         self.notifier = Notifier(handover["systemd"])
 
     async def start_gateway(self) -> tuple[Service, Message]:
@@ -163,7 +165,7 @@ class Supervisor:
             going += [partial(self.keep, "gateway", self.start_gateway), self.keep_telemetry]
         if self.part in ("all", "hypervisor"):
             self.services["hypervisor"], answer = await self.start_hypervisor()
-            print(banner(answer, time.time() - self.handover["started"], self.state), flush=True)
+            self.greeting = banner(answer, time.time() - self.handover["started"], self.state)
             going.append(partial(self.keep, "hypervisor", self.start_hypervisor))
         if self.part == "all":
             going.append(partial(self.local.serve, GatewayControl(self.state.gateway_socket)))
@@ -192,6 +194,8 @@ class Supervisor:
             going = await self.start()
             tasks = [asyncio.create_task(each()) for each in (*going, self.watchdog)]
             self.announce()
+            if self.greeting:
+                print(self.greeting, flush=True)
             self.notifier.send(READY=1)
             stop = asyncio.create_task(self.stopping.wait())
             done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
