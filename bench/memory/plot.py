@@ -31,9 +31,7 @@ def svg(results: Mapping[str, Mapping[str, Any]]) -> str:
         return HEIGHT * (2 - math.log10(max(value, 0.01))) / 4
 
     for who, which, colour, dash in LINES:
-        points = [
-            (x(n), milliseconds(results[str(n)][who]["second_pass"][which])) for n in sizes if who in results[str(n)]
-        ]
+        points = [(x(n), milliseconds(results[str(n)][who]["query"][which])) for n in sizes if who in results[str(n)]]
         if points:
             lowest = max(points[-1][1], lowest + 13)
             latency += line(points, colour, dash, f"{who} {which}", lowest)
@@ -52,7 +50,7 @@ def svg(results: Mapping[str, Mapping[str, Any]]) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole[0]}" height="{whole[1]}"'
             ' font-family="sans-serif" font-size="12">',
             '<rect width="100%" height="100%" fill="white"/>',
-            *panel(LEFT, "query, ms (second pass)", sizes, x, [(f"{t:g}", milliseconds(t)) for t in ticks], latency),
+            *panel(LEFT, "query, ms", sizes, x, [(f"{t:g}", milliseconds(t)) for t in ticks], latency),
             *panel(
                 LEFT + WIDTH + GAP + 30,
                 "index / text",

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 ITEMS = 8
-TERMS = 20
+TERMS = 12
+"""Twenty find 0.2 % more on LoCoMo and 0.5 % less on Cranfield, and a question takes a tenth longer."""
+
 SHARE = 0.4
 """Of the query's own weight, spread over the new terms: they never outweigh what was asked, however rare they are."""
 
