@@ -111,16 +111,21 @@ class Hub:
         return _see(f"{self.origins.origin(sandbox.label)}/.choir/enter?ticket={ticket}")
 
     async def desk(self, request: Request) -> Response:
-        """The sandbox's state, or with ``?opening`` on to it once it is ready. Reading it never starts anything."""
+        """The sandbox's state, or with ``?opening`` on to it once it is ready. Reading it never starts anything.
+
+        The page itself goes on, not a redirect: where a form led here, the content policy's ``form-action`` ends a
+        chain of redirects at another origin.
+        """
         session = self.session(request)
         if session is None:
             return self.rooms.door.ask(request)
         sandbox = self._seat(request, session)
         if sandbox is None:
             return answers.refusal("not_found", request.scope)
+        on: dict[str, str] = {}
         if sandbox.status.state == "ready" and "opening" in request.query_params:
-            return self._entered(session, sandbox)
-        return HTMLResponse(pages.sandbox_page(sandbox.role, sandbox.status), headers=_NO_STORE)
+            on = {"refresh": f"0; url=/desk/{sandbox.role}/enter"}
+        return HTMLResponse(pages.sandbox_page(sandbox.role, sandbox.status), headers={**_NO_STORE, **on})
 
     async def enter(self, request: Request) -> Response:
         session = self.session(request)
