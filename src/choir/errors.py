@@ -59,3 +59,10 @@ class TokenError(ChoirError):
     """A gateway token is malformed, forged, or belongs to another sandbox."""
 
     exit_code = EXIT_REFUSED
+
+
+def is_full(error: Exception) -> bool:
+    """Whether there is no room left on the disk (ENOSPC) or in a quota (EDQUOT), as the system or SQLite says it."""
+    if isinstance(error, OSError):
+        return error.errno in (28, 122)
+    return "full" in str(error)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from choir.errors import StartError
+from choir.errors import StartError, is_full
 from choir.places import default_root
 
 LOCK = "gateway.lock"
@@ -105,7 +105,7 @@ class State(NamedTuple):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StartError(
-                "no_space" if error.errno in (28, 122) else "state_unwritable",
+                "no_space" if is_full(error) else "state_unwritable",
                 f"Cannot make the state folder {self.root}: {error.strerror}.",
                 "Choose another with --state DIR or CHOIR_STATE.",
             ) from error

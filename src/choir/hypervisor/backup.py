@@ -30,7 +30,7 @@ from typing import IO, Any
 import msgspec
 
 from choir import __version__
-from choir.errors import ChoirError
+from choir.errors import ChoirError, is_full
 from choir.hypervisor.beneath import FOLDER
 from choir.hypervisor.workspace_tar import pack, unpack
 from choir.paths import State
@@ -298,7 +298,7 @@ def _guarded(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        if getattr(error, "errno", None) in (28, 122) or "full" in str(error):
+        if is_full(error):
             raise ChoirError("no_space", f"No space left in {path}.", "Free some disk space.") from error
         raise ChoirError("backup_failed", f"Cannot work on {path}: {error}.") from error
 

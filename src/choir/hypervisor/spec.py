@@ -10,7 +10,7 @@ from pathlib import Path
 from choir import inside
 from choir.config import Config, Provider
 from choir.contract import Role
-from choir.errors import StartError
+from choir.errors import StartError, is_full
 from choir.isolation.contract import SandboxLimits, SandboxSpec
 
 
@@ -98,6 +98,6 @@ def make_home(path: Path, host_uid: int | None) -> Path:
         if host_uid is not None and path.stat(follow_symlinks=False).st_uid != host_uid:
             os.chown(path, host_uid, host_uid, follow_symlinks=False)
     except OSError as error:
-        reason = "no_space" if error.errno in (28, 122) else "home_unusable"
+        reason = "no_space" if is_full(error) else "home_unusable"
         raise StartError(reason, f"Cannot make the home folder {path}: {error.strerror}.") from error
     return path

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from choir.errors import ChoirError
+from choir.errors import ChoirError, is_full
 from choir.hypervisor.beneath import FOLDER, exchange, open_beneath, sync
 from choir.hypervisor.workspace_tar import pack, unpack
 from choir.paths import State
@@ -199,6 +199,6 @@ def _guarded(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (28, 122):
+        if is_full(error):
             raise ChoirError("no_space", f"No space left in {path}.", "Free some disk space.") from error
         raise ChoirError("workspace_unusable", f"Cannot work on {path}: {error.strerror or error}.") from error

@@ -15,7 +15,7 @@ from typing import Any
 
 from choir import plain_json
 from choir.channel import Channel, ChannelClosed, Message
-from choir.errors import StartError
+from choir.errors import StartError, is_full
 from choir.ids import new_id
 from choir.isolation import plan as planning
 from choir.isolation.contract import Exited, SandboxSpec
@@ -141,7 +141,7 @@ def prepare_home(home: Path) -> None:
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        reason = "no_space" if error.errno in (28, 122) else "home_unwritable"
+        reason = "no_space" if is_full(error) else "home_unwritable"
         raise StartError(reason, f"Cannot make the sandbox's home {home}: {error.strerror}.") from error
 
 
@@ -179,7 +179,7 @@ def streams(log: Path | None, stdio: tuple[int, int, int] | None) -> Iterator[li
             opened.append(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
             opened.append(os.open(log, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
-            reason = "no_space" if error.errno in (28, 122) else "log_unwritable"
+            reason = "no_space" if is_full(error) else "log_unwritable"
             raise StartError(reason, f"Cannot write the sandbox's log {log}: {error.strerror}.") from error
         yield [opened[0], opened[1], opened[1], opened[2]]
     finally:

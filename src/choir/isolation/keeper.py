@@ -27,7 +27,7 @@ import signal
 import time
 
 from choir.channel import Channel, ChannelClosed
-from choir.errors import ChoirError
+from choir.errors import ChoirError, is_full
 from choir.isolation.clients import Clients
 from choir.isolation.launch import Launch, first_message, launch
 from choir.isolation.launch_errors import explain_launch_failure
@@ -327,7 +327,7 @@ def _pid_of(pidfd: int) -> int:
 def _as_failure(error: ChoirError | OSError) -> dict[str, str]:
     if isinstance(error, ChoirError):
         return error.as_dict()
-    reason = "no_space" if error.errno in (28, 122) else "keeper_failed"
+    reason = "no_space" if is_full(error) else "keeper_failed"
     return {"reason": reason, "message": f"The keeper could not start the sandbox: {error}.", "hint": ""}
 
 

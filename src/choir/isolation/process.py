@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from choir import keyfiles, keyless
-from choir.errors import ChoirError, IsolationError, StartError
+from choir.errors import ChoirError, IsolationError, StartError, is_full
 from choir.inside import GATEWAY_HOST, GATEWAY_PORT
 from choir.isolation import limits, process_child
 from choir.isolation.contract import Exited, Phase, PhaseReached, Prepared, SandboxSpec
@@ -155,7 +155,7 @@ class ProcessSandbox(History):
             if self._spec.ca_certificate:
                 (self._spec.home / _CA_FILE).write_text(self._spec.ca_certificate)
         except OSError as error:
-            reason = "no_space" if error.errno in (28, 122) else "home_unwritable"
+            reason = "no_space" if is_full(error) else "home_unwritable"
             message = f"Cannot make the sandbox's home {self._spec.home}: {error.strerror}."
             raise StartError(reason, message) from error
         self._reached("keeper")
@@ -214,7 +214,7 @@ class ProcessSandbox(History):
         try:
             log = os.open(self._spec.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
-            reason = "no_space" if error.errno in (28, 122) else "log_unwritable"
+            reason = "no_space" if is_full(error) else "log_unwritable"
             message = f"Cannot write the sandbox's log {self._spec.log}: {error.strerror}."
             raise StartError(reason, message) from error
         stack.callback(os.close, log)

