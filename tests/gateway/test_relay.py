@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from choir.gateway.websocket import CLOSE, Reader
+from choir.frames import CLOSE
+from choir.gateway.websocket import Reader
 
 from .conftest import StartGateway
 from .harness import ANSWER, EVENTS, LONG, SAID, Client, Double, Gateway, Sandbox, provider

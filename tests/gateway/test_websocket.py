@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 
+from choir.frames import BINARY, TEXT
 from choir.gateway.websocket import (
-    BINARY,
-    TEXT,
     BadFrames,
     Message,
     Reader,

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from choir.frames import CLOSE, TEXT
 from choir.gateway import body_policy
 from choir.gateway.body import Undecodable, strict_members, strict_value, string
 from choir.gateway.dialects import Counts
@@ -20,9 +21,7 @@ from choir.gateway.refusals import Refusal, error_body, refused
 from choir.gateway.routing import Match
 from choir.gateway.user_rules import ProviderRule
 from choir.gateway.websocket import (
-    CLOSE,
     POLICY_VIOLATION,
-    TEXT,
     BadFrames,
     Message,
     Reader,

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TEXT, BINARY, CLOSE = 1, 2, 8
-_CONTINUATION = 0
+from choir.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, control_frame, masked, message_frame
+
 POLICY_VIOLATION = 1008
 """Status of a close frame (RFC 6455, 7.4.1)."""
 _MAX_REASON = 123  # bytes; a control frame holds 125
@@ -92,11 +92,11 @@ class Reader:
         first, second = buffer[at], buffer[at + 1]
         opcode, length = first & 0x0F, second & 0x7F
         control = opcode >= CLOSE
-        if first & 0x70 or opcode not in (_CONTINUATION, TEXT, BINARY, CLOSE, 9, 10):
+        if first & 0x70 or opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
             raise BadFrames
         if bool(second & 0x80) != self._masked or (control and (length > 125 or not first & 0x80)):
             raise BadFrames
-        if not control and (opcode == _CONTINUATION) == (self._opcode == 0):
+        if not control and (opcode == CONTINUATION) == (self._opcode == 0):
             raise BadFrames  # a message begins within another, or goes on that never began
         start = at + 2
         wide = {126: 2, 127: 8}.get(length, 0)
@@ -112,11 +112,7 @@ class Reader:
 
     def _plain(self, buffer: bytearray, at: int, start: int, end: int) -> bytes:
         content = bytes(buffer[start:end])
-        if not self._masked or not content:
-            return content
-        size = len(content)
-        mask = (bytes(buffer[start - 4 : start]) * (size // 4 + 1))[:size]
-        return (int.from_bytes(content, "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
+        return masked(content, bytes(buffer[start - 4 : start])) if self._masked else content
 
     def _take(self, raw: bytes, text: bytes) -> Message | None:
         opcode, final = raw[0] & 0x0F, raw[0] & 0x80
@@ -138,21 +134,13 @@ class Reader:
 
 def text_frame(text: bytes) -> bytes:
     """A message from a server."""
-    return b"\x81" + _length(len(text)) + text
+    return message_frame(TEXT, text)
 
 
 def close_frame(status: int, reason: str) -> bytes:
     """A close from a server; ``reason`` is cut to what fits."""
     content = status.to_bytes(2, "big") + reason.encode("ascii", "replace")[:_MAX_REASON]
-    return b"\x88" + _length(len(content)) + content
-
-
-def _length(size: int) -> bytes:
-    if size < 126:
-        return bytes((size,))
-    if size < 1 << 16:
-        return b"\x7e" + size.to_bytes(2, "big")
-    return b"\x7f" + size.to_bytes(8, "big")
+    return control_frame(CLOSE, content, to_server=False)
 
 
 def without_extensions(header_lines: bytes) -> bytes:
