@@ -236,10 +236,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self.limits, **{k: None if v == "none" else v for k, v in own.items()})
 
     @property
-    def public_url(self) -> str:
-        return self.hypervisor.public_url.rstrip("/") or f"http://localhost:{self.hypervisor.port}"
-
-    @property
     def key_variables(self) -> list[str]:
         """The variables that providers' references name (``env:``)."""
         return run_config.key_variables(self.providers.values())

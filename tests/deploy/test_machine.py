@@ -97,7 +97,7 @@ def test_a_backup_is_whole_or_not_there(machine: Machine, monkeypatch: pytest.Mo
     def broken(*_arguments: object) -> None:
         raise ChoirError("no_space", "Full.")
 
-    monkeypatch.setattr(machines, "create", broken)
+    monkeypatch.setattr("choir.hypervisor.backup.create", broken)
     with pytest.raises(ChoirError):
         machine.backup()
     assert sorted(folder.iterdir()) == sorted([first, second])

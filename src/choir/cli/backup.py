@@ -13,23 +13,13 @@ import msgspec
 
 from choir.cli.sandbox import Hypervisor
 from choir.errors import ChoirError, StartError
-from choir.hypervisor.backup import Manifest, create, name_for, stage
+from choir.hypervisor.backup import Manifest, name_for, stage, write
 from choir.paths import State
 
 
 def backup(state: State, arguments: argparse.Namespace) -> int:
     path = Path(arguments.output or name_for(time.time()))
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as out:
-            manifest = create(state, out)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        raise ChoirError("backup_failed", f"Cannot write {path}: {error.strerror}.") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    manifest = write(state, path)
     homes = sum(name.startswith("homes/") for name in manifest.sha256)
     left = f"; {manifest.left_out} sockets and the like were left out" if manifest.left_out else ""
     words = f"{path}: people, usage and {homes} homes, {path.stat().st_size / 1e6:,.1f} MB{left}."

@@ -14,7 +14,7 @@ from choir.deploy import environment, proof, rehearsal, services
 from choir.deploy.journal import Deployment, Schema
 from choir.deploy.wheel import Wheel, fits
 from choir.errors import ChoirError, StartError
-from choir.hypervisor.backup import create, kept_homes, name_for
+from choir.hypervisor.backup import copy_database, kept_homes, name_for, write
 from choir.installation import Installation
 from choir.paths import State
 
@@ -130,7 +130,8 @@ class Machine:
                 ):
                     if database.exists():
                         copies[name] = str(Path(folder) / database.name)
-                        _copy(database, Path(copies[name]), rows)
+                        copy = copy_database if rows else _copy_tables
+                        copy(database, Path(copies[name]))
                 return rehearsal.ask(path, {**config, **copies})
         except (OSError, sqlite3.Error) as error:
             raise ChoirError("rehearsal_failed", f"Cannot copy the databases of {self.state.root}: {error}.") from error
@@ -149,21 +150,13 @@ class Machine:
         while path.exists():
             number += 1
             path = path.with_name(f"{path.stem}-{number}.tar")
-        draft = folder / f".{path.name}"
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            for left in folder.glob(".choir-*.tar"):  # of one that was killed
+            for left in folder.glob(".choir-*.tar*"):  # of one that was killed
                 left.unlink()
-            with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as out:
-                create(self.state, out)
-                out.flush()
-                os.fsync(out.fileno())
-            os.rename(draft, path)
         except OSError as error:
             raise ChoirError("backup_failed", f"Cannot write {path}: {error.strerror}.") from error
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+        write(self.state, path)
         return path
 
     def restart(self, version: str) -> None:
@@ -199,16 +192,14 @@ class Machine:
         return gone
 
 
-def _copy(database: Path, copy: Path, rows: bool) -> None:
+def _copy_tables(database: Path, copy: Path) -> None:
+    """Without their rows."""
     with (
         contextlib.closing(
             sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
         ) as source,
         contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as target,
     ):
-        if rows:
-            source.backup(target, pages=4096)
-            return
         for (sql,) in source.execute(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
         ):

@@ -66,7 +66,7 @@ def create(state: State, out: IO[bytes]) -> Manifest:
         for name, path in ((_REGISTRY, state.registry), (_LEDGER, state.ledger)):
             if path.exists():
                 with tempfile.NamedTemporaryFile(dir=state.root, prefix=".backup-") as copy:
-                    _copy_database(path, Path(copy.name))
+                    copy_database(path, Path(copy.name))
                     digests[name] = _add(archive, name, copy.file)
         for home in kept_homes(state):
             with tempfile.TemporaryFile(dir=state.root) as packed:
@@ -87,7 +87,33 @@ def kept_homes(state: State) -> list[str]:
     return sorted(path.name for path in state.homes.iterdir() if path.is_dir() and not path.name.startswith(passing))
 
 
-def _copy_database(path: Path, copy: Path) -> None:
+def write(state: State, path: Path) -> Manifest:
+    """Make a backup at ``path``, as a whole or not at all, on the disk. A kill leaves ``.NAME.PID`` beside it.
+
+    Raises:
+        ChoirError: as ``create``.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as out:
+            manifest = create(state, out)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise ChoirError("backup_failed", f"Cannot write {path}: {error.strerror}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return manifest
+
+
+def copy_database(path: Path, copy: Path) -> None:
+    """As it is at one moment, while it is written to.
+
+    Raises:
+        sqlite3.Error, OSError: it cannot be read, or the copy not be written.
+    """
     with (
         contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)) as source,
         contextlib.closing(sqlite3.connect(copy)) as target,
