@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from choir.cli import main as cli
-from choir.contract import UsageRecord
 from choir.ids import new_id
 from choir.storage.ledger import Ledger
+from tests.records import usage_record
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def state(tmp_path: Path) -> str:
     ledger = Ledger(tmp_path / "usage.db")
     calls = [("ada", "gpt", now, 0.5), ("ada", "gpt", now, None), ("ben", "gpt", now - 40 * 86400, 1.0)]
     ledger.append(
-        UsageRecord(
+        usage_record(
             ts=time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(at)),
             request_id=new_id(),
             sandbox_id=new_id(),
@@ -29,11 +29,7 @@ def state(tmp_path: Path) -> str:
             provider="openai",
             model=model,
             route="POST /chat/completions",
-            status=200,
-            outcome="ok",
-            latency_ms=1.0,
             input_tokens=1000,
-            output_tokens=None,
             cost_usd=cost,
         )
         for user, model, at, cost in calls

@@ -4,21 +4,11 @@ from collections.abc import Callable
 
 from choir.contract import UsageRecord
 from choir.gateway.endings import Endings
+from tests.records import usage_record
 
 
 def record(number: int) -> UsageRecord:
-    return UsageRecord(
-        ts="2026-01-01T00:00:00.000Z",
-        request_id=str(number),
-        sandbox_id="s",
-        user_id="u",
-        provider="p",
-        model=None,
-        route="",
-        status=200,
-        outcome="ok",
-        latency_ms=1.0,
-    )
+    return usage_record(request_id=str(number))
 
 
 class Loop:

@@ -14,14 +14,11 @@ from choir.gateway import usage
 from choir.gateway.journal import Journal
 from choir.gateway.usage import Recorder, RequestIds, Timestamps
 from choir.storage.ledger import Ledger
+from tests.records import usage_record
 
 
 def record(number: int, **fields: object) -> UsageRecord:
-    values = {
-        "ts": "2026-01-01T00:00:00.000Z", "request_id": f"r{number:06}", "sandbox_id": "s", "user_id": "u",
-        "provider": "p", "model": None, "route": "", "status": 200, "outcome": "ok", "latency_ms": 1.0,
-    } | fields  # fmt: skip
-    return UsageRecord(**values)  # type: ignore[arg-type]
+    return usage_record(**{"request_id": f"r{number:06}"} | fields)
 
 
 @pytest.fixture

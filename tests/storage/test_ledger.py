@@ -12,14 +12,12 @@ import pytest
 
 from choir.contract import UsageRecord
 from choir.storage.ledger import Ledger, Totals
+from tests.records import usage_record
 
 
 def record(number: int, **fields: object) -> UsageRecord:
-    values = {
-        "ts": f"2026-01-01T00:00:{number:02}.000Z", "request_id": f"r{number}", "sandbox_id": "s", "user_id": "u",
-        "provider": "p", "model": "m", "route": "POST /x", "status": 200, "outcome": "ok", "latency_ms": 1.5,
-    } | fields  # fmt: skip
-    return UsageRecord(**values)  # type: ignore[arg-type]
+    own = {"ts": f"2026-01-01T00:00:{number:02}.000Z", "request_id": f"r{number}", "model": "m", "route": "POST /x"}
+    return usage_record(**own | {"latency_ms": 1.5} | fields)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from choir.ids import new_id
 from choir.paths import State
 from choir.storage.ledger import Ledger
 from tests.hypervisor.fakes import USER, Deployment, FakeBackend, deployed
+from tests.records import usage_record
 
 Test = Callable[[Deployment], Awaitable[None]]
 
@@ -51,7 +52,7 @@ async def admin_page(here: Deployment, query: str = "") -> str:
 
 
 def record(user: str, model: str, cost: float | None) -> UsageRecord:
-    return UsageRecord(
+    return usage_record(
         ts=time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
         request_id=new_id(),
         sandbox_id=new_id(),
@@ -59,8 +60,6 @@ def record(user: str, model: str, cost: float | None) -> UsageRecord:
         provider="openai",
         model=model,
         route="POST /chat/completions",
-        status=200,
-        outcome="ok",
         latency_ms=12.0,
         ttft_ms=3.0,
         bytes_in=10,
