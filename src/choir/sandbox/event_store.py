@@ -20,9 +20,11 @@ from typing import Any
 
 from choir.errors import ChoirError
 from choir.sandbox.actor import Message, ThreadActor
+from choir.storage.wal import use_wal
 
 MAX_EVENT_BYTES = 1_000_000
 PAGE_EVENTS = 500
+_BUSY_SECONDS = 30.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -64,11 +66,10 @@ class EventLog:
         with self._faults():
             os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             with self._faults():
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = NORMAL")
+                use_wal(self._db, _BUSY_SECONDS)
                 self._db.execute("PRAGMA secure_delete = FAST")
                 self._db.execute(_SCHEMA)
         except BaseException:

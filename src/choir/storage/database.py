@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from choir.errors import StartError, is_full
+from choir.storage.wal import use_wal
 
 BUSY_SECONDS = 5.0
 
@@ -30,8 +31,7 @@ class Database:
         with self.guard():
             self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             os.chmod(path, 0o600)
-            self.connection.execute("PRAGMA journal_mode = WAL")
-            self.connection.execute("PRAGMA synchronous = NORMAL")
+            use_wal(self.connection, BUSY_SECONDS)
             try:
                 self._migrate(migrations)
             except BaseException:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from choir.contract import UsageRecord
+from choir.storage.wal import use_wal
 
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
 _TYPES = {
@@ -125,8 +126,7 @@ class Ledger:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
+            use_wal(connection, _BUSY_SECONDS)
             connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             with connection:
                 connection.execute("BEGIN IMMEDIATE")  # gateways that start at the same moment take turns

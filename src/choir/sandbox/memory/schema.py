@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from choir.sandbox.memory.model import MemoryStoreError
+from choir.storage.wal import use_wal
 
 BUSY_SECONDS = 30.0
 
@@ -72,8 +73,7 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 def _prepare(db: sqlite3.Connection, path: str) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")
+    use_wal(db, BUSY_SECONDS)
     db.execute("PRAGMA secure_delete = FAST")
     db.execute("PRAGMA cache_size = -65536")
     db.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoint
