@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import asyncio
-import os
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,33 @@ from hypothesis import strategies as st
 
 from choir.sandbox.agent import shell
 from choir.sandbox.agent.shell import Bounded
-from choir.sandbox.agent.tree import kill_below
+
+# In a process of its own, as a run is: what is below it is the command's alone.
+_RUN = """
+import asyncio, json, os, sys, time
+from choir.sandbox.agent import shell, tree
+
+async def show(text):
+    shown.append(text)
+
+tree.become_subreaper()
+shown = []
+told = asyncio.run(shell.run(sys.argv[1], sys.argv[2], float(sys.argv[3]), show))
+patience = time.monotonic() + 5
+while (left := len(tree.descendants(os.getpid()))) != int(sys.argv[4]) and time.monotonic() < patience:
+    time.sleep(0.01)
+print(json.dumps([told, "".join(shown), left]), flush=True)
+tree.kill_below(os.getpid())
+"""
 
 
-def run(command: str, cwd: Path, seconds: float = 30.0) -> tuple[str, str]:
-    shown: list[str] = []
-
-    async def show(text: str) -> None:
-        shown.append(text)
-
-    try:
-        return asyncio.run(shell.run(command, str(cwd), seconds, show)), "".join(shown)
-    finally:
-        kill_below(os.getpid())
+def run(command: str, cwd: Path, seconds: float = 30.0, leaves: int = 0) -> tuple[str, str]:
+    """What it told and what it showed; it must leave so many processes running."""
+    arguments = [command, str(cwd), str(seconds), str(leaves)]
+    done = subprocess.run([sys.executable, "-c", _RUN, *arguments], stdout=subprocess.PIPE, check=True, timeout=60)
+    told, shown, left = json.loads(done.stdout)
+    assert left == leaves
+    return told, shown
 
 
 @pytest.mark.parametrize(
@@ -49,7 +64,7 @@ def test_it_is_killed_in_time_with_all_that_it_started(tmp_path: Path) -> None:
 
 
 def test_what_runs_on_does_not_hold_it_up(tmp_path: Path) -> None:
-    assert run("sleep 1004 & echo done", tmp_path)[0] == "done\n"
+    assert run("sleep 1004 & echo done", tmp_path, leaves=1)[0] == "done\n"
 
 
 def test_much_output_is_bounded(tmp_path: Path) -> None:
