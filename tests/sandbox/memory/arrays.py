@@ -63,5 +63,6 @@ def expected(texts: list[list[int]], key: int) -> list[tuple[int, int, int]]:
 
 def found(source: Segment | Tail, key: int) -> list[tuple[int, int, int]]:
     """What it says of one key, asked between two that nothing has."""
-    answers: list[tuple[int, Part]] = list(source.find(np.array([-1, key, 99], np.int64)))
-    return [each for index, (_, *columns) in answers if index == 1 for each in plain(Listed(*columns))]
+    answers: list[tuple[int, Part]] = list(source.find(np.array([-1, key, 99], np.int64), 5))
+    assert all(part[:2] == ((5,), (len(part[2]),)) for _, part in answers)
+    return [each for index, (_, _, *columns) in answers if index == 1 for each in plain(Listed(*columns))]

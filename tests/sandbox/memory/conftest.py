@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from choir.sandbox.memory import index
+from choir.sandbox.memory import compaction, index
 from choir.sandbox.memory.store import MemoryStore
 
 
@@ -27,3 +27,5 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "SEGMENT", 4)
     monkeypatch.setattr(index, "JOINED", 2)
     monkeypatch.setattr(index, "CAPACITY", 16)
+    monkeypatch.setattr(index, "STEPS", 4)
+    monkeypatch.setattr(compaction, "STEPS", 2)

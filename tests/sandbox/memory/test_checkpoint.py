@@ -72,9 +72,8 @@ def test_a_long_log_is_finished_by_the_writer(
         for _ in range(8):
             write(db)
         keeper._round(other)
-        for _ in range(4):  # a writer that leaves no moment for the thread
-            write(db)
-            keeper.written()
+        write(db)  # a writer that leaves no moment for the thread
+        keeper.written()
         write(db)
         assert frames(other) <= 6
     keeper.close()
@@ -142,3 +141,25 @@ def test_the_descriptor_is_the_files(db: sqlite3.Connection, path: str) -> None:
     found = checkpoint._descriptor(path)
     assert found is not None
     assert Path(f"/proc/self/fd/{found}").resolve() == Path(path).resolve()
+
+
+@pytest.mark.parametrize(
+    ("frames", "asks"),
+    [
+        ([16_384], False),
+        ([20_000, 23_000, 24_500, 24_700], True),  # goes on while much comes meanwhile
+        ([20_000, 20_400], True),
+        ([20_000, 22_000, 90], False),  # it has started over
+        (list(range(20_000, 110_000, 10_000)), True),  # not for ever
+    ],
+)
+def test_little_is_left_to_the_writer(
+    db: sqlite3.Connection, path: str, monkeypatch: pytest.MonkeyPatch, frames: list[int], asks: bool
+) -> None:
+    keeper = Checkpointer(path, db)
+    left = iter(frames)
+    monkeypatch.setattr(keeper, "_passive", lambda _: next(left))
+    keeper._round(db)
+    assert list(left) == []
+    assert keeper._asked is asks
+    keeper.close()

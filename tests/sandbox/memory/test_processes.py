@@ -14,12 +14,13 @@ import pytest
 
 from choir.sandbox.memory.store import MemoryStore
 
-# Small pages, so that a kill may hit a flush or a merge; repeats, so that it may hit an occurrence.
+# Small pages and large steps, so that a kill may hit a flush, a merge or a compaction; repeats, so that it may hit an
+# occurrence.
 WRITER = """
 import sys
-from choir.sandbox.memory import index, store
+from choir.sandbox.memory import compaction, index, store
 from choir.sandbox.memory.model import Draft
-index.SEGMENT, index.CAPACITY, store.MERGE_EVERY = 8, 64, 1
+index.SEGMENT, index.CAPACITY, index.STEPS, compaction.STEPS, store.MERGE_EVERY = 8, 64, 8, 4, 1
 path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 memory = store.MemoryStore(path)
 for n in range(count):
@@ -45,10 +46,12 @@ print(rounds, seen)
 
 @pytest.fixture(autouse=True)
 def _as_the_writers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from choir.sandbox.memory import index
+    from choir.sandbox.memory import compaction, index
 
     monkeypatch.setattr(index, "SEGMENT", 8)
     monkeypatch.setattr(index, "CAPACITY", 64)
+    monkeypatch.setattr(index, "STEPS", 8)
+    monkeypatch.setattr(compaction, "STEPS", 4)
 
 
 def writer(path: str, name: str, count: int) -> subprocess.Popen[str]:

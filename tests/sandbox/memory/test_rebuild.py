@@ -155,6 +155,7 @@ def test_a_migration_that_needs_one_is_no_different(path: str) -> None:
         known = store.dump()
     with contextlib.closing(sqlite3.connect(path)) as db, db:  # as version 1 left it
         db.execute("ALTER TABLE memory_pages DROP COLUMN frequencies")
+        db.execute("DROP TABLE memory_runs")
         db.execute("UPDATE memory_meta SET value = 1 WHERE name = 'version'")
     with contextlib.closing(MemoryStore(path)) as store:
         with pytest.raises(RebuildingError):

@@ -2,7 +2,7 @@
 
 SQLite would do it in whatever commit finds the log long, with two fsyncs. Here a thread with a connection of its own
 does it (PASSIVE: it locks nobody out). The log starts over once all of it is in the file; when writers never leave the
-thread the moment for that, it writes the file out itself and asks them to bring the last few frames over.
+thread the moment for that, it goes on until little is left, and asks them to bring that over at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ EVERY = 128
 
 LONG = 16_384
 """Frames (4 KiB) of the log after which a writer is asked."""
+
+LITTLE = 512
+"""Frames that are left to the writer: it waits until the disk has them."""
+
+ROUNDS = 8
+"""In which the thread tries to leave so few."""
 
 PATIENCE = 5.0
 """Seconds that other processes' checkpoints are waited for."""
@@ -39,11 +45,11 @@ class Checkpointer:
     def written(self) -> None:
         """After each transaction that wrote. Never raises: that one is committed."""
         self._transactions += 1
+        if self._asked:
+            self._copy()
+            self._asked = False
         if self._transactions % EVERY:
             return
-        if self._asked:
-            self._asked = False
-            self._copy()
         if self._thread is None or not self._thread.is_alive():
             if self._thread is not None:  # it could not open the file; until one can, we do it
                 self._copy()
@@ -91,13 +97,21 @@ class Checkpointer:
                     self._round(db)
 
     def _round(self, db: sqlite3.Connection) -> None:
+        before, frames = 0, self._passive(db)
+        for _ in range(ROUNDS):
+            if frames <= LONG or self._asked or frames - before <= LITTLE:
+                break
+            with contextlib.suppress(OSError):  # SQLite only does it when nothing came meanwhile
+                if (descriptor := _descriptor(self._path)) is not None:
+                    os.fdatasync(descriptor)
+            before, frames = frames, self._passive(db)
+        self._asked = self._asked or frames > LONG
+
+    def _passive(self, db: sqlite3.Connection) -> int:
+        """The frames of the log."""
         with self._lock:
             _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if frames > LONG and not self._asked:
-            with contextlib.suppress(OSError):
-                if (descriptor := _descriptor(self._path)) is not None:
-                    os.fdatasync(descriptor)  # or the writer would wait for all of it
-            self._asked = True
+        return int(frames)
 
 
 def _descriptor(path: str) -> int | None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from choir.sandbox.memory import schema
+from choir.sandbox.memory import compaction, schema
 from choir.sandbox.memory.checkpoint import Checkpointer
 from choir.sandbox.memory.index import Index
 from choir.sandbox.memory.model import MemoryStoreError, RebuildingError
@@ -107,8 +107,8 @@ class MemoryFile:
                 self._mend()
 
     def step(self) -> bool:
-        """One small piece of the work that can wait: of a merge or a rebuild. False when there is none."""
-        if self._data_version >= 0 and not self.index.stale() and self.index.merging() is None:
+        """One small piece of what can wait: of a merge, a rebuild or a compaction. False when there is none."""
+        if self._data_version >= 0 and not self._is_unfinished():
             return False
         with schema.faults(self.path):
             try:
@@ -127,10 +127,13 @@ class MemoryFile:
         if number is not None and not any(self.index.pages[each].step == DROPPING for each in stale):
             self.index.merge(number)
             return True
-        if not stale:
-            return False
-        rebuild(self.index)
-        return True
+        if stale:
+            rebuild(self.index)
+            return True
+        return compaction.step(self.index)
+
+    def _is_unfinished(self) -> bool:
+        return bool(self.index.stale()) or self.index.merging() is not None or compaction.due(self.index) is not None
 
     def empty_log(self) -> None:
         """After something was forgotten."""

@@ -2,9 +2,9 @@
 
 A collection's documents fill pages of 65,536. The latest up to 2,048 of a page are a *tail* in memory, made anew from
 the items at start; then they become an immutable *segment* (one row), and four small segments a larger one; a full
-page's segments are merged into one row per term, in 64 small steps, so that no ingest waits for it. A term's postings
-are its rows, segments and tails together: what is ingested is found at once, and each stage is committed together with
-the items it covers or after them.
+page's segments are merged into one row per term, in 64 small steps, so that no ingest waits for it; in the same way two
+rows of a term become one, see ``compaction``. A term's postings are its rows, segments and tails together: what is
+ingested is found at once, and each stage is committed together with the items it covers or after them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ CAPACITY = PAGE
 """Documents of a full page."""
 
 STEPS = 64
+"""Of a merge. Stored are the steps done: another number needs another ``fingerprint``."""
+
 KEY_BITS = 47
 
 
@@ -47,6 +49,8 @@ class Index:
         self.pages: dict[int, Page] = {}
         self.generation = 0
         self.open: dict[int, int] = {}
+        self.runs: dict[int, int] = {}
+        """How many pages have their rows in one, by the first of them; 1 when it is not here."""
         self.lookup = Lookup(db, self.pages)
 
     # Reading
@@ -65,6 +69,7 @@ class Index:
             self._load_page(page, Page(collection, state, step), columns or b"")
             if state == "merged":
                 merged.append(Frequencies.unpack(frequencies or b""))
+        self.runs = dict(self.db.execute("SELECT page, pages FROM memory_runs").fetchall())
         self.lookup.begin(Frequencies.sum(merged))
         self.load_new()
         self.documents.derive()
@@ -166,12 +171,12 @@ class Index:
     def merge(self, number: int) -> None:
         """One step: the rows of one range of terms."""
         page = self.pages[number]
-        low, high = (each << KEY_BITS - 6 for each in (page.step, page.step + 1))
+        low, high = ((each << KEY_BITS) // STEPS for each in (page.step, page.step + 1))
         part = join(each.between(low, high) for each in page.segments.values())
         rows = [(key << PAGE_BITS | number, len(listed.slots), encode(listed)) for key, listed in part.lists()]
         self.db.executemany("INSERT OR REPLACE INTO memory_postings VALUES (?, ?, ?)", rows)
         page.step += 1
-        checksum = sum(checksum_of(row, data) for row, _, data in rows)
+        checksum = sum(checksum_of(row, data) for row, _, data in rows)  # whatever rows they are put into later
         self.db.execute(
             "UPDATE memory_pages SET step = ?, entries = entries + ?, checksum = checksum + ? WHERE page = ?",
             (page.step, len(part.slots), checksum, number),
@@ -204,4 +209,5 @@ class Index:
 
 
 def checksum_of(row: int, data: bytes) -> int:
+    """Of one term in one page: ``term << 16 | page`` and its list as ``encode`` gives it."""
     return zlib.crc32(data, (row ^ row >> 32) & 0xFFFFFFFF)

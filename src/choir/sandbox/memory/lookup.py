@@ -10,7 +10,7 @@ import numpy as np
 
 from choir.sandbox.memory.frequencies import Frequencies, Keys, Sizes
 from choir.sandbox.memory.page import SLOT, Page
-from choir.sandbox.memory.postings import PAGE_BITS, Part, join, take_apart
+from choir.sandbox.memory.postings import PAGE_BITS, DamagedIndexError, Part, join, take_apart
 from choir.sandbox.memory.term_postings import Postings, TermPostings
 
 CACHED_POSTINGS = 16_000_000
@@ -19,7 +19,8 @@ CACHED_POSTINGS = 16_000_000
 _Parts = tuple[tuple[int, Postings], ...]
 """Of one term, by collection."""
 
-_Lists = dict[int, list[tuple[int, Part]]]
+_Lists = dict[int, list[Part]]
+"""Of one term, by collection; pages ascend."""
 
 
 class Lookup:
@@ -74,9 +75,13 @@ class Lookup:
             for row, data in self._db.execute(
                 "SELECT key, postings FROM memory_postings WHERE key BETWEEN ? AND ?", (low, low | SLOT)
             ).fetchall():
-                number = row & SLOT
-                if number in merged:
-                    found[merged[number]].append((number, take_apart(data)))
+                collection = merged.get(row & SLOT)
+                if collection is None:  # its segments answer
+                    continue
+                part = take_apart(row & SLOT, data)
+                if any(merged.get(page) != collection for page in part[0]):
+                    raise DamagedIndexError("a row has pages that are not merged")
+                found[collection].append(part)
         return _joined(lists)
 
     def _of_fresh(self, keys: Sequence[int]) -> list[_Parts]:
@@ -84,11 +89,11 @@ class Lookup:
         numbers = np.array(keys, np.int64)
         for number, page in self._pages.items():
             for segment in page.segments.values():
-                for index, part in segment.find(numbers):
-                    lists[index][page.collection].append((number, part))
+                for index, part in segment.find(numbers, number):
+                    lists[index][page.collection].append(part)
             if page.tail.size:
-                for index, part in page.tail.find(keys):
-                    lists[index][page.collection].append((number, part))
+                for index, part in page.tail.find(keys, number):
+                    lists[index][page.collection].append(part)
         return _joined(lists)
 
     def having(self, keys: Keys) -> Sizes:

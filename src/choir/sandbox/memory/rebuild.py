@@ -23,6 +23,7 @@ ITEMS = 256
 def mark_stale(index: Index) -> None:
     """Give the stored index up."""
     index.db.execute("DELETE FROM memory_segments")
+    index.db.execute("DELETE FROM memory_runs")
     # A damaged table of pages is made anew too: what an item's number says is where it is.
     first = "SELECT doc, collection FROM memory_items WHERE doc > ? ORDER BY doc LIMIT 1"
     doc = -1

@@ -10,7 +10,15 @@ from choir.sandbox.memory import index as layout
 from choir.sandbox.memory.frequencies import Frequencies
 from choir.sandbox.memory.index import Index, checksum_of
 from choir.sandbox.memory.page import SLOT
-from choir.sandbox.memory.postings import PAGE_BITS, DamagedIndexError, Slots, decode, encode
+from choir.sandbox.memory.postings import (
+    PAGE_BITS,
+    DamagedIndexError,
+    Listed,
+    Slots,
+    encode,
+    encode_pages,
+    split,
+)
 
 
 def remove(index: Index, contents: dict[int, str]) -> None:
@@ -44,20 +52,21 @@ def _remove_rows(index: Index, number: int, slots: Slots, keys: set[int]) -> Non
     checksum = 0
     gone: dict[int, int] = {}
     for key in sorted(keys):
-        row = key << PAGE_BITS | number
-        found = index.db.execute("SELECT postings FROM memory_postings WHERE key = ?", (row,)).fetchone()
-        if found is None:
-            raise DamagedIndexError("a posting list is missing")
-        old = decode(found[0])
+        own = key << PAGE_BITS | number
+        row, lists = _row_of(index, key, number)
+        old = lists[number]
         new = old.without(slots)
         gone[key] = len(old.slots) - len(new.slots)
-        checksum -= checksum_of(row, found[0])
+        checksum -= checksum_of(own, encode(old))
         if len(new.slots):
-            data = encode(new)
-            checksum += checksum_of(row, data)
-            index.db.execute(
-                "UPDATE memory_postings SET entries = ?, postings = ? WHERE key = ?", (len(new.slots), data, row)
-            )
+            lists[number] = new
+            checksum += checksum_of(own, encode(new))
+        else:
+            del lists[number]
+        if lists:
+            data = encode(new) if row == own and [*lists] == [number] else encode_pages([*lists.items()])
+            size = sum(len(each.slots) for each in lists.values())
+            index.db.execute("UPDATE memory_postings SET entries = ?, postings = ? WHERE key = ?", (size, data, row))
         else:
             index.db.execute("DELETE FROM memory_postings WHERE key = ?", (row,))
     if gone:
@@ -67,6 +76,18 @@ def _remove_rows(index: Index, number: int, slots: Slots, keys: set[int]) -> Non
             "UPDATE memory_pages SET entries = entries - ?, checksum = checksum + ?, frequencies = ? WHERE page = ?",
             (sum(gone.values()), checksum, Frequencies.unpack(stored or b"").minus(gone).pack(), number),
         )
+
+
+def _row_of(index: Index, key: int, number: int) -> tuple[int, dict[int, Listed]]:
+    """Where the list of a term in a page is, and the lists there."""
+    low = key << PAGE_BITS
+    for row, data in index.db.execute(
+        "SELECT key, postings FROM memory_postings WHERE key BETWEEN ? AND ? ORDER BY key DESC", (low, low | number)
+    ):
+        lists = dict(split(row & SLOT, data))
+        if number in lists:
+            return row, lists
+    raise DamagedIndexError("a posting list is missing")
 
 
 def write_columns(index: Index, docs: set[int]) -> None:

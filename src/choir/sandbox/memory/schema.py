@@ -49,6 +49,11 @@ _MIGRATIONS = (
     ) STRICT;
     """,
     "ALTER TABLE memory_pages ADD COLUMN frequencies BLOB;",
+    """
+    CREATE TABLE memory_runs (  -- pages whose postings are in one row per term, by the first; no entry: one page
+      page INTEGER PRIMARY KEY, pages INTEGER NOT NULL, steps INTEGER NOT NULL
+    ) STRICT;
+    """,
 )
 VERSION = len(_MIGRATIONS)
 """The newest format, which this version writes."""

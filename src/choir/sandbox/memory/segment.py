@@ -44,7 +44,7 @@ class Segment:
         starts = np.append(begins, len(ordered)).astype(np.uint32)
         return cls(ordered[begins], starts, slots[order], counts[order], first[order])
 
-    def find(self, keys: npt.NDArray[np.int64]) -> Iterator[tuple[int, Part]]:
+    def find(self, keys: npt.NDArray[np.int64], page: int) -> Iterator[tuple[int, Part]]:
         """(index of the key, its postings) of those of ``keys`` that are here."""
         if not len(self.keys):
             return
@@ -55,7 +55,7 @@ class Segment:
         for index, start, end in zip(
             here.tolist(), self.starts.take(at).tolist(), self.starts.take(at + 1).tolist(), strict=True
         ):
-            yield index, (end - start, self.slots[start:end], self.counts[start:end], self.first[start:end])
+            yield index, ((page,), (end - start,), self.slots[start:end], self.counts[start:end], self.first[start:end])
 
     def count(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """How many documents have each of ``keys``."""

@@ -38,11 +38,15 @@ class Tail:
                 found.append(entry)
         self.size += 1
 
-    def find(self, keys: Iterable[int]) -> Iterator[tuple[int, Part]]:
+    def find(self, keys: Iterable[int], page: int) -> Iterator[tuple[int, Part]]:
         """As ``Segment.find``."""
-        for index, key in enumerate(keys):
-            if found := self._lists.get(key):
-                yield index, (len(found), *_unpacked(np.array(found, np.uint32)))
+        found = [(index, entries) for index, key in enumerate(keys) if (entries := self._lists.get(key))]
+        every = np.array([entry for _, entries in found for entry in entries], np.uint32)
+        slots, counts, first = _unpacked(every)  # arrays once for all of them
+        end = 0
+        for index, entries in found:
+            begin, end = end, end + len(entries)
+            yield index, ((page,), (end - begin,), slots[begin:end], counts[begin:end], first[begin:end])
 
     def having(self, key: int) -> int:
         found = self._lists.get(key)

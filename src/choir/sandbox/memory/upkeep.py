@@ -9,7 +9,7 @@ import numpy as np
 from choir.sandbox.memory.frequencies import Frequencies
 from choir.sandbox.memory.index import Index, checksum_of
 from choir.sandbox.memory.page import SLOT
-from choir.sandbox.memory.postings import PAGE_BITS, DamagedIndexError, decode
+from choir.sandbox.memory.postings import PAGE_BITS, DamagedIndexError, encode, split
 from choir.sandbox.memory.segment import Segment
 
 
@@ -19,13 +19,15 @@ def verify(index: Index) -> str:
     terms: dict[int, list[tuple[int, int]]] = {number: [] for number in sums}
     try:
         for row, size, data in index.db.execute("SELECT key, entries, postings FROM memory_postings ORDER BY key"):
-            number = row & SLOT
-            if len(decode(data).slots) != size:
+            key, lists = row >> PAGE_BITS, split(row & SLOT, data)
+            if sum(len(each.slots) for _, each in lists) != size:
                 return "a posting list has another length than it says"
-            if number in sums:
-                entries, checksum = sums[number]
-                sums[number] = (entries + size, checksum + checksum_of(row, data))
-                terms[number].append((row >> PAGE_BITS, size))
+            for number, each in lists:
+                if number in sums:
+                    entries, checksum = sums[number]
+                    checksum += checksum_of(key << PAGE_BITS | number, encode(each))
+                    sums[number] = (entries + len(each.slots), checksum)
+                    terms[number].append((key, len(each.slots)))
         for _, _, postings in index.db.execute("SELECT page, start, postings FROM memory_segments"):
             Segment.unpack(postings)
     except DamagedIndexError as error:
