@@ -134,6 +134,15 @@ def test_protected_paths_of_a_project(project: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["hooks", "config"])
+@pytest.mark.parametrize("target", ["../kept", "../../../../../run", "nowhere"])
+def test_a_repository_that_obeys_a_link_is_protected_whole(tmp_path: Path, name: str, target: str) -> None:
+    (tmp_path / "sub" / ".git").mkdir(parents=True)
+    (tmp_path / "sub" / "kept").mkdir()
+    (tmp_path / "sub" / ".git" / name).symlink_to(target)
+    assert keyfiles.find_protected(tmp_path) == [tmp_path / "sub" / ".git"]
+
+
 def test_the_search_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyfiles, "_MAX_ENTRIES", 10)
     for number in range(50):

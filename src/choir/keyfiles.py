@@ -162,7 +162,8 @@ def find_key_files(folder: Path) -> list[Path]:
 
 def find_protected(folder: Path) -> list[Path]:
     """What the host would execute or obey later in a project, to be read-only inside: git hooks and configuration,
-    ``.envrc``; of nested repositories too, 3 levels deep."""
+    ``.envrc``; of nested repositories too, 3 levels deep. A repository whose hooks or configuration are links is itself
+    one: nothing can be mounted over a link, only over what it leads to."""
     from pathlib import Path
 
     found = []
@@ -171,5 +172,6 @@ def find_protected(folder: Path) -> list[Path]:
             found.append(Path(entry.path))
         elif entry.name == ".git" and not entry.is_symlink():
             git = Path(entry.path)
-            found += [git / "hooks", git / "config"] if git.is_dir() else [git]
+            obeyed = [git / "hooks", git / "config"]
+            found += [git] if any(path.is_symlink() for path in obeyed) or not git.is_dir() else obeyed
     return found

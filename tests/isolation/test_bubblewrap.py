@@ -7,15 +7,18 @@ import os
 import pty
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from choir import keyfiles
 from choir.errors import EXIT_REFUSED, IsolationError, KeylessError, StartError
 from choir.isolation import plan as planning
 from choir.isolation.bubblewrap import BubblewrapBackend
-from choir.isolation.contract import EndedEarly, Mount, PhaseReached, SandboxLimits
+from choir.isolation.contract import EndedEarly, Mount, PhaseReached, SandboxLimits, SandboxSpec
 from choir.isolation.host import inspect
+from choir.isolation.plan import Plan
 from choir.tokens import new_key, sign
 
 from .conftest import ROOT, MakeSpec, output_of, processes_with, started, until
@@ -216,6 +219,83 @@ def test_hard_links_lead_to_nothing_that_is_hidden(
     assert exited.code == 0
     assert set(output.split("\n")[:-1]) <= {"Invalid cross-device link", "Operation not permitted"}, output
     assert len(output.split("\n")) == 9
+
+
+def _upwards(path: Path) -> str:
+    """A relative link at ``path`` to the root, which is also the root of what the launcher is putting together."""
+    return "/".join([".."] * (len(path.parts) - 2))
+
+
+class _Swapped(BubblewrapBackend):
+    """Somebody changes the workspace between the plan and its execution."""
+
+    def __init__(self, change: Callable[[], object]) -> None:
+        super().__init__()
+        self._change = change
+
+    def plan(self, spec: SandboxSpec, terminal: str = "") -> Plan:
+        plan = super().plan(spec, terminal)
+        self._change()
+        return plan
+
+
+@pytest.mark.parametrize("place", [".git/hooks", ".git/config", ".git", ".env"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_link_at_a_guarded_place_shows_nothing_of_the_host(
+    make_spec: MakeSpec, project: Path, place: str, when: str
+) -> None:
+    """What `choir run` starts in a folder that an earlier sandbox, or one beside it, has prepared."""
+    path = project / place
+    target = "/etc/hostname" if path.is_file() else "/run"
+
+    def swap() -> None:
+        path.rename(project / "aside")
+        path.symlink_to(_upwards(path) + target)
+
+    if when == "before":
+        swap()
+    guarded = (project / ".git" / "hooks", project / ".git" / "config")
+    spec = make_spec("true", workspace=project, masked=(project / ".env",), protected=guarded)
+    backend = BubblewrapBackend() if when == "before" else _Swapped(swap)
+    with pytest.raises(StartError) as caught:
+        asyncio.run(output_of(backend, spec))
+    assert caught.value.reason in ("workspace_changed", "mount_failed")
+
+
+def test_a_repository_whose_hooks_are_a_link_is_read_only(
+    backend: BubblewrapBackend, make_spec: MakeSpec, project: Path
+) -> None:
+    hooks = project / ".git" / "hooks"
+    hooks.rmdir()
+    hooks.symlink_to(_upwards(hooks) + "/run")
+    protected = tuple(keyfiles.find_protected(project))
+    script = "ls -A /run; rm .git/hooks || echo x >> .git/config || touch .git/made || echo kept"
+    exited, text = asyncio.run(
+        output_of(backend, make_spec("sh", "-c", script, workspace=project, protected=protected))
+    )
+    assert exited.code == 0
+    assert [line for line in text.splitlines() if "Read-only" not in line] == ["kept"]
+
+
+@pytest.mark.parametrize("name", ["new\nline", "esc\x1b]0;x\x07", "bytes-\udcff\udcfe", "back\\040slash", " "])
+def test_guards_in_folders_with_odd_names(
+    backend: BubblewrapBackend, make_spec: MakeSpec, project: Path, name: str
+) -> None:
+    odd = project / name
+    (odd / ".git" / "hooks").mkdir(parents=True)
+    (odd / ".env").write_text("KEY=value")
+    spec = make_spec(
+        "sh",
+        "-c",
+        "cat */.env; touch */.git/hooks/made || echo kept",
+        workspace=project,
+        masked=(odd / ".env",),
+        protected=tuple(keyfiles.find_protected(project)),
+    )
+    exited, text = asyncio.run(output_of(backend, spec))
+    assert exited.code == 0
+    assert text.endswith("kept\n")
+    assert "value" not in text
 
 
 def test_missing_hooks_cannot_be_made(backend: BubblewrapBackend, make_spec: MakeSpec, project: Path) -> None:

@@ -78,7 +78,9 @@ def test_masks_come_after_everything_in_the_workspace(make_spec: MakeSpec, tmp_p
     workspace = tmp_path / "project"
     (workspace / ".git" / "hooks").mkdir(parents=True)
     env = workspace / ".env"
-    plan = build(make_spec("true", workspace=workspace, masked=(env,), protected=(workspace / ".git/hooks",)))
+    env.touch()
+    spec = make_spec("true", workspace=workspace, masked=(env,), protected=(workspace / ".git/hooks",))
+    plan = build(spec, empty=str(env))
     git = str(workspace / ".git")
     assert order(plan, str(workspace), git, git + "/hooks", str(env)) == [str(workspace), git, git + "/hooks", str(env)]
 

@@ -24,8 +24,8 @@ from choir.isolation.listener import check_listener
 from choir.isolation.template import Template
 
 _FIRST_PROCESS = (
-    "__init__", "channel", "errors", "isolation/__init__", "isolation/landlock", "keyfiles", "keyless", "plain_json",
-    "sandbox/__init__", "sandbox/doorman", "sandbox/init", "token_shape",
+    "__init__", "channel", "errors", "isolation/__init__", "isolation/guards", "isolation/landlock", "keyfiles",
+    "keyless", "plain_json", "sandbox/__init__", "sandbox/doorman", "sandbox/init", "token_shape",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from choir import kept
 from choir.errors import IsolationError, StartError
 from choir.inside import CA_FILE, CA_VARIABLES, DESKTOP_PORT, GATEWAY_HOST, GATEWAY_PORT
-from choir.isolation import landlock, seccomp
+from choir.isolation import guards, landlock, seccomp
 from choir.isolation.contract import SandboxSpec
 from choir.isolation.host import ETC_FILES, HOME, UID, USER, Host, is_inside
 from choir.isolation.steps import Argument, Bind, Data, Empty, File, Flags, Freeze, Memory, Source, Step, Symlink
@@ -68,11 +68,12 @@ def build(spec: SandboxSpec, host: Host, *, root: bool, terminal: str = "") -> P
         terminal: path of the terminal that the command gets, if any.
 
     Raises:
-        StartError: ``workspace_refused`` or ``workspace_missing``.
+        StartError: ``workspace_refused``, ``workspace_missing`` or ``workspace_changed``.
         IsolationError: ``host_uid_refused``, ``seccomp_unsupported``.
     """
     _check(spec, root)
     _check_cache(spec, host)
+    guarded = _workspace_guards(spec, host)
     steps: list[Step] = [
         _NAMESPACES,
         Flags(("--uid", str(UID), "--gid", str(UID), "--hostname", USER), f"inside it is user {USER} on host {USER}"),
@@ -80,10 +81,10 @@ def build(spec: SandboxSpec, host: Host, *, root: bool, terminal: str = "") -> P
         _LIFE,
         *_base(spec, host, terminal),
         *_folders(spec, host),
-        *_workspace_guards(spec, host),
+        *guarded.steps,
         Freeze("/"),
     ]
-    return Plan(tuple(steps), seccomp.build(), _first_process(spec, host, steps), _limits(spec))
+    return Plan(tuple(steps), seccomp.build(), _first_process(spec, host, steps, guarded), _limits(spec))
 
 
 def _check(spec: SandboxSpec, root: bool) -> None:
@@ -171,22 +172,48 @@ def _folders(spec: SandboxSpec, host: Host) -> list[Step]:
     return list(binds)
 
 
-def _workspace_guards(spec: SandboxSpec, host: Host) -> list[Step]:
-    steps: list[Step] = []
-    repositories: set[Path] = set()
+class _Guards(NamedTuple):
+    """Steps, and what the first process finds when they went well (``choir.isolation.guards.check``)."""
+
+    steps: list[Step]
+    expected: dict[str, guards.Identity | None]
+
+
+def _workspace_guards(spec: SandboxSpec, host: Host) -> _Guards:
+    found = _Guards([], {})
+    if spec.workspace is None:
+        return found
+    workspace, masked = str(spec.workspace), set(spec.masked)
+
+    def put(step: Bind | Empty, identity: guards.Identity | None) -> None:
+        found.steps.append(step)
+        found.expected[step.path] = identity
+
     for path in spec.protected:
-        if path.parent.name == ".git" and path.parent not in repositories and path.parent.is_dir():
+        text, parent = str(path), str(path.parent)
+        is_repository = path.parent.name == ".git"
+        if is_repository and parent not in found.expected:
             # Bound over itself, it cannot be renamed away and replaced. Folders above could be, but an agent may
             # make a new repository anywhere anyway.
-            repositories.add(path.parent)
-            text = str(path.parent)
-            steps.append(Bind(text, text, "read-write", purpose="cannot be replaced"))
-        if path.exists():
-            steps.append(Bind(str(path), str(path), purpose="protected"))
-        elif path.name == "hooks" and path.parent in repositories:
-            steps.append(Empty(str(path), "protected, empty"))
-    steps += [Bind(host.empty, str(path), purpose="masked by an empty file") for path in spec.masked]
-    return steps
+            identity = guards.identity(workspace, parent)
+            if identity is not None:
+                put(Bind(parent, parent, "read-write", purpose="cannot be replaced"), identity)
+        if path in masked:
+            continue
+        identity = guards.identity(workspace, text)
+        if identity is not None:
+            put(Bind(text, text, purpose="protected"), identity)
+        elif path.name == "hooks" and parent in found.expected:
+            put(Empty(text, "protected, empty"), None)
+    for path in spec.masked:
+        if guards.identity(workspace, str(path)) is not None:  # the launcher would make the file
+            put(Bind(host.empty, str(path), purpose="masked by an empty file"), _empty(host))
+    return found
+
+
+def _empty(host: Host) -> guards.Identity:
+    info = os.stat(host.empty)
+    return info.st_dev, info.st_ino
 
 
 def environment(spec: SandboxSpec, host: Host) -> dict[str, str]:
@@ -214,7 +241,7 @@ def _landlock(steps: list[Step], host: Host) -> dict[str, Any] | None:
     return {"abi": host.landlock, "writable": sorted({"/dev", "/proc", *paths})}
 
 
-def _first_process(spec: SandboxSpec, host: Host, steps: list[Step]) -> dict[str, Any]:
+def _first_process(spec: SandboxSpec, host: Host, steps: list[Step], guarded: _Guards) -> dict[str, Any]:
     return {
         "listener": [GATEWAY_HOST, GATEWAY_PORT],
         "desktop": [GATEWAY_HOST, DESKTOP_PORT] if spec.command is None else None,
@@ -227,6 +254,7 @@ def _first_process(spec: SandboxSpec, host: Host, steps: list[Step]) -> dict[str
         "max_file_bytes": spec.limits.max_disk_bytes,
         "sites": list(host.sites),
         "landlock": _landlock(steps, host),
+        "guards": list(guarded.expected.items()),
     }
 
 

@@ -142,6 +142,10 @@ def _unix_listener(path: str) -> _socket.socket:
 
 
 def _check(plan: dict[str, Any], descriptors: set[int]) -> None:
+    if plan["guards"]:
+        from choir.isolation import guards
+
+        guards.check(plan["cwd"], plan["guards"])
     keyless.check_environment(plan["environment"])
     keyfiles.check_home(plan["home"])
     keyless.check_processes()
