@@ -142,6 +142,18 @@ def test_redact(shape: str) -> None:
     assert text.endswith(" after")
 
 
+@pytest.mark.parametrize("prefix", ["sk-ant-api03-", "sk-proj-", "sk-or-v1-", "github_pat_", "ghp_", "gsk_", "AIza"])
+@pytest.mark.parametrize("before", ["x", "key9", "\\n"])
+def test_a_key_right_behind_a_letter_is_redacted(prefix: str, before: str) -> None:
+    secret = (prefix + secrets.token_hex(40))[: 39 if prefix == "AIza" else None]
+    assert keyless.redact(f"{before}{secret} after") == f"{before}[redacted] after"
+
+
+@pytest.mark.parametrize("text", ["task-" + "0a" * 20, "disk-by-id-of-the-very-long-name", "risk-assessment-" * 3])
+def test_what_only_ends_like_a_keys_beginning_is_left(text: str) -> None:
+    assert keyless.redact(text) == text
+
+
 @given(st.text(max_size=200))
 def test_redaction_leaves_nothing_key_shaped(text: str) -> None:
     assert not keyless.has_credential_shape(keyless.redact(text + SHAPES["anthropic"]() + text))

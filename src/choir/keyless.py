@@ -49,6 +49,15 @@ _SHAPES = (
     r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@'\"]{0,128}:[^\s/@'\"]{3,256}@",
     r"(?:[Bb]earer|[Bb]asic) [A-Za-z0-9+/=_.~-]{16,}",
 )
+# What is a key even right behind a letter or digit, as in output without a space; not `sk-` alone, in which "task-" and
+# "disk-" end.
+_UNMISTAKABLE = (
+    r"sk-(?:ant|proj|svcacct|admin|or-v1)-[A-Za-z0-9_-]{20,}|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
+    r"AIza[A-Za-z0-9_-]{35}|GOCSPX-[A-Za-z0-9_-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])",
+    r"gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{20,}|xox[abeprs]-[0-9]{8,}-[A-Za-z0-9-]+",
+    r"gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}|hf_[A-Za-z0-9]{30,}|pplx-[A-Za-z0-9]{40,}|pypi-AgE[A-Za-z0-9_-]{20,}",
+    r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}",
+)
 _TOKEN = r"choir-gt-[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"  # noqa: S105 - a shape
 _HINT_VARIABLE = "Do not forward it into sandboxes; model calls need no key there, they go through the gateway."
 
@@ -98,7 +107,8 @@ def has_credential_shape(text: str) -> bool:
 
 def redact(text: str) -> str:
     """``text`` with everything key-shaped, and every gateway token, replaced; for log tails."""
-    return _shapes().sub("[redacted]", pattern(_TOKEN).sub("[redacted]", text))
+    glued = pattern("|".join(_UNMISTAKABLE))
+    return glued.sub("[redacted]", _shapes().sub("[redacted]", pattern(_TOKEN).sub("[redacted]", text)))
 
 
 def _is_credential(name: str, value: str) -> bool:
