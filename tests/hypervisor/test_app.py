@@ -685,3 +685,28 @@ def test_every_answer_is_hardened(state: State) -> None:
                 assert "Server" not in answer.headers
 
     run(state, FakeBackend, test)
+
+
+def test_the_end_of_a_session_ends_its_view_of_a_start(state: State) -> None:
+    async def test(here: Deployment) -> None:
+        cookie = here.hub_cookie()
+        row = here.sessions.find(here.cookie(cookie), "")
+        assert row is not None
+        here.supervisor.start(here.sandbox)
+        async with here.ask("GET", "/desk/live/events", cookie=cookie) as answer:
+            await answer.content.readany()
+            here.sessions.end(row.hash)
+            assert (await events(answer))[-1][1] == "signed_out"
+
+    run(state, NeverReady, test)
+
+
+def test_two_hosts_are_refused(state: State) -> None:
+    async def test(here: Deployment) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+        writer.write(f"GET /login HTTP/1.1\r\nHost: localhost:{here.port}\r\nHost: elsewhere.example\r\n\r\n".encode())
+        assert b" 421 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+    run(state, FakeBackend, test)

@@ -48,6 +48,12 @@ def test_a_session_is_found_by_its_cookie(sessions: Sessions) -> None:
         assert sessions.find(header, "") is None
 
 
+@pytest.mark.parametrize("others", ['prefs={"a":1}; ', "a b; ", '"; ', "choir-7000=stale; ", "=; ;; "])
+def test_what_other_programs_set_on_this_host_is_no_hindrance(sessions: Sessions, others: str) -> None:
+    value = sessions.begin("ada")
+    assert sessions.find(f"{others}choir-7000={value}; choir-7000=stale", "") is not None
+
+
 def test_only_hashes_are_stored(registry: Registry, sessions: Sessions, clock: Clock) -> None:
     value = sessions.begin("ada")
     link = Login(registry, clock).new_link("ada", "")

@@ -35,5 +35,6 @@ def refusal(reason: str, scope: Scope, static: str = "/static") -> Response:
     """One of REFUSALS, as a page when a person waits for a page."""
     status, title, message = REFUSALS[reason]
     if scope["type"] == "http" and is_navigation(Headers(scope=scope)):
-        return HTMLResponse(pages.refused(title, message, static), status, {"cache-control": "no-store"})
+        way_in = "/login" if reason == "signed_out" and static == "/static" else ""
+        return HTMLResponse(pages.refused(title, message, static, way_in), status, {"cache-control": "no-store"})
     return error(status, reason, message)

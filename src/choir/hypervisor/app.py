@@ -44,7 +44,8 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
+        hosts = headers.getlist("host")
+        host = hosts[0] if len(hosts) == 1 else ""  # two are refused (RFC 9112, section 3.2)
         place = self._origins.place(host)
         if place is None:
             await self._elsewhere(scope, receive, _hardened(send), host)

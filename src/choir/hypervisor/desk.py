@@ -23,6 +23,7 @@ from choir.hypervisor.hub import STATIC
 from choir.hypervisor.lifecycle import Status
 from choir.hypervisor.login import Tickets
 from choir.hypervisor.origins import HUB, Origins, is_navigation
+from choir.hypervisor.people.words import whole_number
 from choir.hypervisor.progress import KEEPALIVE, OPENING
 from choir.hypervisor.proxy_http import DesktopUnreachable, Upstream, forward
 from choir.hypervisor.proxy_ws import forward_websocket
@@ -197,8 +198,7 @@ class Desk:
         sandbox = self._entitled(request)
         if sandbox is None:
             return answers.refusal("signed_out", request.scope)
-        asked = request.query_params.get("limit", "")
-        limit = min(int(asked), USAGE_LIMIT) if asked.isdecimal() else 20
+        limit = min(whole_number(request.query_params.get("limit", ""), 20), USAGE_LIMIT)
         records = await run_in_threadpool(self.usage, sandbox.status.sandbox_id, limit)
         return _json({"records": records})
 

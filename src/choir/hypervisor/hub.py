@@ -20,7 +20,7 @@ from choir.hypervisor.admission import RETRY_AFTER_SECONDS
 from choir.hypervisor.lifecycle import Failure
 from choir.hypervisor.login import Tickets
 from choir.hypervisor.maintenance import Maintenance
-from choir.hypervisor.origins import Origins
+from choir.hypervisor.origins import Origins, is_navigation
 from choir.hypervisor.people.rooms import Rooms
 from choir.hypervisor.progress import SIGNED_OUT, stream
 from choir.hypervisor.sandbox import Sandbox
@@ -65,7 +65,7 @@ class Hub:
                 Route("/swap", self.swap, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
-            exception_handlers={404: _not_found, 413: _too_large},
+            exception_handlers={404: _not_found, 405: _not_a_page, 413: _too_large},
         )
 
     def session(self, request: Request) -> SessionRow | None:
@@ -140,12 +140,27 @@ class Hub:
         sandbox = self._seat(request, session) if session else None
         if sandbox is None:
             return StreamingResponse(_once(SIGNED_OUT.encode()), media_type="text/event-stream", headers=_STREAM)
-        last_id = request.headers.get("last-event-id", "")
-        return StreamingResponse(
-            stream(lambda: sandbox.status, sandbox.watch, last_id, lambda: self.supervisor.closing),
-            media_type="text/event-stream",
-            headers=_STREAM,
-        )
+        assert session is not None
+        told = self._tell(session, sandbox, request.headers.get("last-event-id", ""))
+        return StreamingResponse(told, media_type="text/event-stream", headers=_STREAM)
+
+    async def _tell(self, session: SessionRow, sandbox: Sandbox, last_id: str) -> AsyncIterator[bytes]:
+        """Its start, until its end or the session's."""
+        signed_out = False
+
+        def end() -> None:
+            nonlocal signed_out
+            signed_out = True
+            sandbox.watch.changed()
+
+        def closing() -> bool:
+            return signed_out or self.supervisor.closing
+
+        with self.rooms.door.sessions.holding(session, end):
+            async for piece in stream(lambda: sandbox.status, sandbox.watch, last_id, closing):
+                yield piece
+            if signed_out:
+                yield SIGNED_OUT.encode()
 
     async def start(self, request: Request) -> Response:
         return await self._act(request, self._start, "?opening")
@@ -207,6 +222,15 @@ def _not_now(error: ChoirError) -> Response:
 
 async def _too_large(request: Request, _error: Exception) -> Response:
     return answers.refusal("too_large", request.scope)
+
+
+async def _not_a_page(request: Request, error: Exception) -> Response:
+    """A page that a form led to is asked for again, e.g. by a telephone that had put it away: the page of the form."""
+    if request.method in ("GET", "HEAD") and is_navigation(request.headers):
+        first = request.url.path.split("/")[1]
+        return _see(f"/{first}" if first in ("account", "admin") else "/")
+    headers = getattr(error, "headers", None) or {}
+    return answers.error(405, "method_not_allowed", "That cannot be done here.", headers=headers)
 
 
 async def _not_found(request: Request, _error: Exception) -> Response:

@@ -194,9 +194,10 @@ def away(message: str, hint: str, control_url: str) -> str:
     )
 
 
-def refused(title: str, message: str, static: str = "/static") -> str:
-    """A request that is not carried out."""
-    return page(title, f'<h1>{escape(title)}</h1><p class="lead">{escape(message)}</p>', static=static)
+def refused(title: str, message: str, static: str = "/static", way_in: str = "") -> str:
+    """A request that is not carried out; ``way_in`` is where to sign in, if that is what is missing."""
+    button = f'<div class="actions"><a class="button primary" href="{way_in}">Sign in</a></div>' if way_in else ""
+    return page(title, f'<h1>{escape(title)}</h1><p class="lead">{escape(message)}</p>{button}', static=static)
 
 
 def _button(base: str, action: str, words: str, primary: bool = False) -> str:

@@ -125,7 +125,11 @@ async def forward(upstream: Upstream, scope: Scope, receive: Receive, send: Send
             data=body.chunks() if has_body else None,
             allow_redirects=False,
         ) as answer:
+            if not 200 <= answer.status <= 599:  # an upgrade nobody asked for, or a number nobody knows
+                raise DesktopUnreachable
             passed = from_sandbox([(name.lower(), value) for name, value in answer.raw_headers], own_origin)
+            if answer.status == 304:  # it may name the length of what it does not send; the server would wait for that
+                passed = [(name, value) for name, value in passed if name != b"content-length"]
             started = True
             await send({"type": "http.response.start", "status": answer.status, "headers": passed})
             try:

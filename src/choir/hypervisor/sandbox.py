@@ -51,6 +51,7 @@ class Sandbox:
             yield
         finally:
             self.occupied = ""
+            self.watch.changed()
 
     def touch(self) -> None:
         """A person has sent something to it."""
@@ -66,6 +67,11 @@ class Sandbox:
                         break
                     await self.watch.after(version, None)
         return self.status
+
+    async def free(self) -> None:
+        """Until nothing is done to its files."""
+        while self.occupied:
+            await self.watch.after(self.watch.version, None)
 
     async def ended(self) -> None:
         """Until this life is over and everything of it let go of."""

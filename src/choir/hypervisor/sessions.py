@@ -7,7 +7,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from choir.storage.registry import Registry, SessionRow
@@ -20,6 +19,13 @@ USED_SECONDS = 300.0
 def digest(secret: str) -> str:
     """How a random secret is stored. It has 256 bits, so a plain hash is enough."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _cookies(header: str, name: str) -> list[str]:
+    """The values of one name. What other programs on this host set there need not be well-formed; ``http.cookies``
+    drops all that follows it."""
+    pairs = (each.partition("=") for each in header.split(";"))
+    return [value.strip() for key, _, value in pairs if key.strip() == name and value.strip()]
 
 
 class Sessions:
@@ -64,19 +70,14 @@ class Sessions:
 
     def find(self, cookie_header: str, label: str) -> SessionRow | None:
         """The session that a Cookie header carries for this origin."""
-        try:
-            morsel = SimpleCookie(cookie_header).get(self.cookie_name)
-        except CookieError:
-            return None
-        if morsel is None or not morsel.value:
-            return None
         now = self._now()
-        row = self._registry.session(digest(morsel.value), now)
-        if row is None or row.label != label:
-            return None
-        if now - row.used >= USED_SECONDS:
-            self._registry.session_used(row, now)
-        return row
+        for value in _cookies(cookie_header, self.cookie_name):
+            row = self._registry.session(digest(value), now)
+            if row is not None and row.label == label:
+                if now - row.used >= USED_SECONDS:
+                    self._registry.session_used(row, now)
+                return row
+        return None
 
     def set_cookie(self, value: str) -> str:
         """A Set-Cookie value. Host-only, out of reach of scripts, not sent along by other sites' requests."""

@@ -116,6 +116,10 @@ class Supervisor:
         """The sandbox of ``user`` in ``role``, started or not."""
         return self.records.seat(user, role)
 
+    def users(self) -> set[str]:
+        """Who has a sandbox, started or not."""
+        return {sandbox.user for sandbox in self.sandboxes.values()}
+
     def start(self, sandbox: Sandbox) -> None:
         """Begin a new life; nothing happens when one is under way.
 

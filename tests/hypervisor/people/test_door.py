@@ -12,7 +12,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import WSMsgType, web
+from multidict import CIMultiDict
+from yarl import URL
 
+from choir.config import HypervisorEntry
+from choir.errors import StartError
+from choir.hypervisor.people.api_tokens import ApiTokens
 from choir.hypervisor.people.attempts import PER_ADDRESS
 from choir.paths import State
 from choir.storage.registry import SessionRow
@@ -317,5 +322,152 @@ def test_a_removed_person(run: Callable[[Test], None]) -> None:
         here.people.add_user("ben", False, 2.0)  # somebody else of that name
         again = here.supervisor.seat("ben", "live")
         assert not here.supervisor.records.home_path(again).exists()
+
+    run(test)
+
+
+async def slowly(here: Deployment, path: str, cookie: str, body: bytes, meanwhile: Callable[[], object]) -> int:
+    """The status of a POST whose body comes after ``meanwhile``."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost:{here.port}\r\nOrigin: {here.url}\r\n"
+        f"Cookie: {here.cookie(cookie)}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    writer.write(head.encode())
+    assert b" 100 " in await reader.readuntil(b"\r\n\r\n")  # it waits for the body
+    meanwhile()
+    writer.write(body)
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    await writer.wait_closed()
+    return status
+
+
+def test_a_request_begun_before_the_end_of_a_session_comes_too_late(run: Callable[[Test], None]) -> None:
+    async def test(here: Deployment) -> None:
+        for path, body in (("tokens", b"name=x&scope=control&days=300"), ("passkeys", b'{"credential": {}}')):
+            cookie = here.hub_cookie()
+            row = here.sessions.find(here.cookie(cookie), "")
+            assert row is not None
+            assert await slowly(here, f"/account/{path}", cookie, body, lambda: here.sessions.end(row.hash)) == 401  # noqa: B023
+        assert here.people.api_tokens(USER, 0.0) == []
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("people/promote", b"name=mel"), ("invite", b"name=zoe&role=admin"), ("people/limits", b"name=mel")],
+)
+def test_who_is_no_admin_any_more_cannot_finish_an_admins_request(
+    run: Callable[[Test], None], path: str, body: bytes
+) -> None:
+    async def test(here: Deployment) -> None:
+        here.people.add_user("eve", True, 1.0)
+        here.people.add_user("mel", False, 1.0)
+        cookie = here.sessions.begin("eve")
+        status = await slowly(here, f"/admin/{path}", cookie, body, lambda: here.admin.set_admin(USER, "eve", False))
+        assert status == 404
+        assert {each.name for each in here.people.users() if each.admin} == {USER}
+        assert here.people.invitations(0.0) == []
+
+    run(test)
+
+
+def test_every_line_of_a_proxy_counts(tmp_path: Path) -> None:
+    """HAProxy adds a line of its own below the one a client made up."""
+
+    async def main() -> None:
+        entry = HypervisorEntry(trusted_proxies=("127.0.0.1",))
+        state = State(tmp_path / "state").prepare()
+        async with deployed(state, FakeBackend(), configured={"hypervisor": entry}) as here:
+            answers = []
+            for number in range(PER_ADDRESS + 1):
+                lines = CIMultiDict(
+                    [("Host", f"localhost:{here.port}"), ("Origin", here.url)]
+                    + [("X-Forwarded-For", each) for each in (f"192.0.2.{number}", "203.0.113.9")]
+                )
+                url = f"http://127.0.0.1:{here.port}/login/code"
+                async with here.client.post(url, data={"code": "wrong"}, headers=lines) as answer:
+                    answers.append(answer.status)
+            assert answers == [401] * PER_ADDRESS + [429]
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("number", ["%C2%B2", "%D9%A3", "9" * 5000, "-1", ""])
+def test_a_number_that_is_none(run: Callable[[Test], None], number: str) -> None:
+    async def test(here: Deployment) -> None:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        body = f"name=x&scope=read&days={number}".encode()
+        async with post(here, "/account/tokens", here.hub_cookie(), data=body, headers=form) as answer:
+            assert answer.status == 400
+        _, secret = ApiTokens(here.people).create(USER, "x", "read", 1)
+        path = URL(f"http://127.0.0.1:{here.port}/api/usage?limit={number}", encoded=True)
+        headers = {"Host": f"localhost:{here.port}", "Authorization": f"Bearer {secret}"}
+        async with here.client.get(path, headers=headers) as answer:
+            assert answer.status == 200
+        path = URL(f"http://127.0.0.1:{here.port}/.choir/usage?limit={number}", encoded=True)
+        here.supervisor.seat(USER, "live")
+        headers = {"Host": here.desk_host, "Cookie": here.cookie(here.desk_cookie())}
+        async with here.client.get(path, headers=headers) as answer:
+            assert answer.status == 200
+
+    run(test)
+
+
+def test_half_a_character_is_refused(run: Callable[[Test], None]) -> None:
+    async def test(here: Deployment) -> None:
+        mine = Authenticator(here.url)
+        async with post(here, "/login/passkey/options", json={}) as answer:
+            got = mine.get(await answer.text())
+        async with post(here, "/login/passkey", data=json.dumps({**got, "id": "\ud800"})) as answer:
+            assert (answer.status, (await answer.json())["error"]["reason"]) == (401, "passkey_refused")
+
+    run(test)
+
+
+def test_a_page_that_a_form_led_to_is_asked_for_again(run: Callable[[Test], None]) -> None:
+    async def test(here: Deployment) -> None:
+        for path, where in (("/account/codes", "/account"), ("/admin/invite", "/admin"), ("/logout", "/")):
+            async with here.ask("GET", path, headers={"Accept": "text/html"}) as answer:
+                assert (answer.status, answer.headers["Location"]) == (303, where)
+        async with here.ask("GET", "/api/sandboxes/live/stop") as answer:
+            assert (answer.status, (await answer.json())["error"]["reason"]) == (405, "method_not_allowed")
+        async with post(here, "/desk/live/start", headers={"Accept": "text/html"}) as answer:
+            assert answer.status == 401
+            assert 'href="/login"' in await answer.text()
+
+    run(test)
+
+
+@pytest.mark.parametrize("act", ["snapshot", "restart"])
+def test_a_person_is_removed_while_something_is_done_to_their_home(
+    run: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    async def test(here: Deployment) -> None:
+        here.people.add_user("ben", False, 1.0)
+        seat = here.supervisor.seat("ben", "live")
+        here.supervisor.records.home_path(seat).mkdir()
+        here.supervisor.start(seat)
+        assert (await seat.settled(10)).state == "ready"
+        if act == "restart":
+            restarting = asyncio.create_task(here.maintenance.restart(seat))
+            await asyncio.sleep(0)
+            assert seat.occupied
+            assert len(await here.admin.remove(USER, "ben")) == 1
+            await restarting
+        else:
+            monkeypatch.setattr("choir.hypervisor.people.admin.FREE_SECONDS", 0.01)
+            with seat.occupy("A snapshot of it is being taken."), pytest.raises(StartError, match="snapshot"):
+                await here.admin.remove(USER, "ben")
+            assert here.people.user("ben") is None
+            with pytest.raises(StartError, match="not put away yet"):  # they would have had the home
+                here.admin.invite(USER, "ben", False)
+            assert len(await here.admin.remove(USER, "ben")) == 1
+        assert here.supervisor.users() == set()
+        assert (seat.status.state, seat.running) == ("stopped", None)
+        here.admin.invite(USER, "ben", False)
 
     run(test)

@@ -45,7 +45,7 @@ async def begin(here: Deployment) -> tuple[str, str]:
     async with here.ask("GET", "/login/oidc") as answer:
         assert answer.status == 303
         set_cookie = answer.headers["Set-Cookie"]
-        for attribute in ("HttpOnly", "SameSite=Lax", "Path=/login/oidc/callback"):
+        for attribute in ("HttpOnly", "SameSite=Lax", "Path=/;"):
             assert attribute in set_cookie
         return answer.headers["Location"], set_cookie.partition(";")[0]
 

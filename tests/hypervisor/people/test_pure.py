@@ -120,6 +120,8 @@ def test_browser_names(agent: str, name: str) -> None:
         ("127.0.0.1", "203.0.113.5, 127.0.0.2", "203.0.113.5"),
         ("127.0.0.1", "nonsense", "127.0.0.1"),
         ("127.0.0.1", "", "127.0.0.1"),
+        ("::ffff:127.0.0.1", "10.0.0.9", "10.0.0.9"),  # as a socket for both families has it
+        ("127.0.0.1", "10.0.0.9, ::ffff:127.0.0.2", "10.0.0.9"),
     ],
 )
 def test_client_addresses(peer: str, header: str, address: str) -> None:

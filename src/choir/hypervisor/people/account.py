@@ -16,6 +16,7 @@ from choir.hypervisor.people import pages, recovery
 from choir.hypervisor.people.api_tokens import ApiTokens
 from choir.hypervisor.people.door import Door, read_form, read_json
 from choir.hypervisor.people.passkeys import PasskeyError, Passkeys
+from choir.hypervisor.people.words import whole_number
 from choir.hypervisor.sessions import Sessions, digest
 from choir.storage.people import People
 from choir.storage.registry import SessionRow
@@ -25,7 +26,8 @@ _NO_STORE = {"cache-control": "no-store"}
 
 @dataclass(frozen=True)
 class Account:
-    """Handlers for who is signed in."""
+    """Handlers for who is signed in. A body is read before the session is looked at: whoever sends one slowly could
+    otherwise act after the session's end."""
 
     door: Door
     people: People
@@ -79,10 +81,9 @@ class Account:
 
     async def add_passkey(self, request: Request) -> Response:
         """Takes ``{"credential": …, "name": …}``."""
-        session = self.door.session(request)
+        sent, session = await read_json(request), self.door.session(request)
         if session is None:
             return answers.refusal("signed_out", request.scope)
-        sent = await read_json(request)
         credential, name = sent.get("credential"), sent.get("name")
         try:
             if not isinstance(credential, dict):
@@ -96,7 +97,7 @@ class Account:
         return JSONResponse({"where": "/account"}, headers=_NO_STORE)
 
     async def remove_passkey(self, request: Request) -> Response:
-        session, form = self.door.session(request), await read_form(request)
+        form, session = await read_form(request), self.door.session(request)
         if session is None:
             return answers.refusal("signed_out", request.scope)
         if self.people.drop_passkey(session.user, form.get("id", "")):
@@ -118,7 +119,7 @@ class Account:
         return HTMLResponse(text, headers=_NO_STORE)
 
     async def end_session(self, request: Request) -> Response:
-        session, form = self.door.session(request), await read_form(request)
+        form, session = await read_form(request), self.door.session(request)
         if session is None:
             return answers.refusal("signed_out", request.scope)
         wanted = form.get("id", "")
@@ -127,11 +128,11 @@ class Account:
         return _back()
 
     async def new_token(self, request: Request) -> Response:
-        session, form = self.door.session(request), await read_form(request)
+        form, session = await read_form(request), self.door.session(request)
         if session is None:
             return answers.refusal("signed_out", request.scope)
         try:
-            days = int(form["days"]) if form.get("days", "").isdigit() else 0
+            days = whole_number(form.get("days", ""), 0)
             token, secret = self.tokens.create(session.user, form.get("name", ""), form.get("scope", ""), days)
         except ChoirError as error:
             return self._page(session, problem=f"{error.message} {error.hint}".strip(), status=400)
@@ -140,7 +141,7 @@ class Account:
         return HTMLResponse(pages.shown_once("API token", lead, [secret]), headers=_NO_STORE)
 
     async def remove_token(self, request: Request) -> Response:
-        session, form = self.door.session(request), await read_form(request)
+        form, session = await read_form(request), self.door.session(request)
         if session is None:
             return answers.refusal("signed_out", request.scope)
         if self.people.drop_api_token(session.user, form.get("id", "")):

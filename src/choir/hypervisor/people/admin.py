@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import time
@@ -19,6 +20,8 @@ from choir.hypervisor.supervisor import Supervisor
 from choir.storage.people import Invitation, People
 
 INVITATION_SECONDS = 7 * 24 * 3600.0
+FREE_SECONDS = 60.0
+"""How long a removal waits for what else is being done to the homes."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,13 @@ class Admin:
         """The invitation's link; it is good for a week.
 
         Raises:
-            StartError: ``user_exists``, ``user_name_invalid``.
+            StartError: ``user_exists``, ``user_name_invalid``, ``busy`` while a former user of this name is not put
+                away yet.
         """
+        if user in self.supervisor.users() and self.people.user(user) is None:
+            raise StartError(
+                "busy", f"What a former `{user}` had is not put away yet.", f"Finish it: choir user remove {user}"
+            )
         secret = secrets.token_urlsafe(24)
         now = time.time()
         self.people.add_invitation(digest(secret), Invitation(user, admin, now + INVITATION_SECONDS, actor))
@@ -60,22 +68,39 @@ class Admin:
             StartError: ``unknown_user``, ``last_admin``, ``busy``; the last leaves the account closed and can be
                 repeated.
         """
-        self.sessions.close(self.people.remove_user(user))
-        self.people.note(time.time(), actor, "removed", user)
-        await self.limits.forget(user)
         theirs = [each for each in self.supervisor.sandboxes.values() if each.user == user]
+        if self.people.user(user) is not None or not theirs:  # else an earlier removal came no further
+            self.sessions.close(self.people.remove_user(user))
+            self.people.note(time.time(), actor, "removed", user)
         for sandbox in theirs:
             self.supervisor.stop(sandbox)
+        await self.limits.forget(user)
         kept = []
         for sandbox in theirs:
-            await sandbox.settled(STOP_GRACE * 3)
-            await sandbox.ended()
+            await self._bring_to_rest(sandbox)
             with sandbox.occupy("Its person was removed."):
                 await self.supervisor.standby.discard(sandbox)
                 path = await asyncio.to_thread(self._set_aside, sandbox)
                 self.supervisor.records.forget(sandbox)
             kept += [path] if path else []
         return kept
+
+    async def _bring_to_rest(self, sandbox: Sandbox) -> None:
+        """Stopped, and nothing done to its files. What was being done may have started it again.
+
+        Raises:
+            StartError: ``busy`` for too long.
+        """
+        for _ in range(3):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FREE_SECONDS):
+                    await sandbox.free()
+            self.supervisor.stop(sandbox)
+            await sandbox.settled(STOP_GRACE * 3)
+            await sandbox.ended()
+            if not sandbox.occupied:
+                return
+        raise StartError("busy", sandbox.occupied, "Their account is closed. Remove them again when that is done.")
 
     def _set_aside(self, sandbox: Sandbox) -> str:
         home = self.supervisor.records.home_path(sandbox)

@@ -33,7 +33,8 @@ Act = Callable[[str, str, dict[str, str]], Awaitable[str]]
 
 @dataclass(frozen=True)
 class AdminSite:
-    """Handlers; ``shares`` gives usage since a day (YYYY-MM-DD)."""
+    """Handlers; ``shares`` gives usage since a day (YYYY-MM-DD). A body is read before it is asked who sent it: who is
+    no admin any more cannot finish a request begun before."""
 
     door: Door
     admin: Admin
@@ -131,10 +132,9 @@ class AdminSite:
             return await self._refused(me, error)
 
     async def set_limits(self, request: Request) -> Response:
-        me = self._admin(request)
+        form, me = await read_form(request), self._admin(request)
         if me is None:
             return answers.refusal("not_found", request.scope)
-        form = await read_form(request)
         user, limits = form.pop("name", ""), self.admin.limits
         try:
             found = await limits.of(user)
@@ -153,10 +153,9 @@ class AdminSite:
 
     def _handler(self, field: str, act: Act) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
-            me = self._admin(request)
+            form, me = await read_form(request), self._admin(request)
             if me is None:
                 return answers.refusal("not_found", request.scope)
-            form = await read_form(request)
             try:
                 link = await act(me, form.get(field, ""), form)
             except ChoirError as error:

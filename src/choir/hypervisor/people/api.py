@@ -26,6 +26,7 @@ from choir.contract import Role, UsageRecord
 from choir.errors import ChoirError
 from choir.hypervisor import answers
 from choir.hypervisor.people.api_tokens import ApiTokens
+from choir.hypervisor.people.words import whole_number
 from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.supervisor import Supervisor
 from choir.storage.people import ApiToken, People
@@ -80,8 +81,7 @@ class Api:
         token = self._token(request, "read")
         if token is None:
             return _refused()
-        limit = request.query_params.get("limit", "100")
-        count = min(int(limit), _MAX_CALLS) if limit.isdigit() else 100
+        count = min(whole_number(request.query_params.get("limit", ""), 100), _MAX_CALLS)
         records = await run_in_threadpool(self.usage, token.user, count)
         return _answer({"calls": msgspec.to_builtins(records)})
 

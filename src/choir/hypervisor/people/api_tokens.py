@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from choir import ids
 from choir.errors import StartError
+from choir.hypervisor.people.words import label
 from choir.hypervisor.sessions import digest
 from choir.storage.people import ApiToken, People
 
@@ -42,8 +43,7 @@ class ApiTokens:
         if len(self._people.api_tokens(user, now)) >= _MAX_PER_USER:
             raise StartError("token_invalid", f"There are {_MAX_PER_USER} tokens already.", "Revoke some first.")
         secret = PREFIX + secrets.token_urlsafe(32)
-        label = " ".join(name.split())[:60] or "script"
-        token = ApiToken(ids.new_id(), user, label, scope, now, now + days * 86400.0, None)
+        token = ApiToken(ids.new_id(), user, label(name, "script"), scope, now, now + days * 86400.0, None)
         self._people.add_api_token(token, digest(secret))
         return token, secret
 

@@ -40,12 +40,22 @@ def client_address(peer: str, forwarded_for: str, trusted: Collection[str]) -> s
         peer: of the connection.
         trusted: addresses of proxies; of anybody else the header is not read.
     """
-    address = peer
+    address = _plain(peer)
     for word in reversed(forwarded_for.split(",")):
         if address not in trusted:
             break
         try:
-            address = str(ipaddress.ip_address(word.strip()))
+            ipaddress.ip_address(word.strip())
         except ValueError:
             break
+        address = _plain(word.strip())
     return address
+
+
+def _plain(address: str) -> str:
+    """As a person would write it: a socket for both families has IPv4 peers as ``::ffff:192.0.2.1``."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)

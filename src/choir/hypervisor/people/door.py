@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -34,7 +35,6 @@ _MAX_BODY = 64 * 1024
 _NO_STORE = {"cache-control": "no-store"}
 _FORWARDED = ("x-forwarded-for", "x-real-ip", "forwarded", "via")
 """A proxy speaks: whoever is behind it is not the account it runs under."""
-_OIDC_COOKIE = "choir-oidc"
 
 _log = structlog.get_logger("choir.hypervisor")
 
@@ -46,6 +46,7 @@ class Door:
     Args:
         owner: the user that the account running Choir is, for ``single_user``.
         provider: with its configuration ``oidc``; None when there is none.
+        seated: who has a sandbox, former users too until they are put away.
     """
 
     origins: Origins
@@ -58,6 +59,7 @@ class Door:
     oidc: OidcEntry
     provider: IdentityProvider | None = None
     attempts: Attempts = field(default_factory=Attempts)
+    seated: Callable[[], set[str]] = set
 
     def routes(self) -> list[Route]:
         return [
@@ -104,7 +106,7 @@ class Door:
 
     def _too_often(self, request: Request) -> float:
         peer = request.client.host if request.client else ""
-        forwarded = request.headers.get("x-forwarded-for", "")
+        forwarded = ",".join(request.headers.getlist("x-forwarded-for"))  # a proxy may add a line of its own
         address = client_address(peer, forwarded, self.entry.trusted_proxies)
         return self.attempts.admit(address, time.monotonic())
 
@@ -189,6 +191,12 @@ class Door:
 
     # ------------------------------------------------------------------ identity provider
 
+    @property
+    def _oidc_cookie(self) -> str:
+        """Under TLS with ``__Host-`` too: else a sandbox's page could set it for all of the domain, and so bring the
+        browser in as whom it likes."""
+        return f"{self.sessions.cookie_name}-oidc"
+
     async def oidc_begin(self, request: Request) -> Response:
         if self.provider is None:
             return answers.refusal("not_found", request.scope)
@@ -203,7 +211,7 @@ class Door:
         secure = "; Secure" if self.origins.secure else ""
         # Lax: it must come along when the provider sends the browser back.
         response.headers["set-cookie"] = (
-            f"{_OIDC_COOKIE}={cookie}; Path={CALLBACK}; HttpOnly; SameSite=Lax; Max-Age=600{secure}"
+            f"{self._oidc_cookie}={cookie}; Path=/; HttpOnly; SameSite=Lax; Max-Age=600{secure}"
         )
         return response
 
@@ -214,7 +222,7 @@ class Door:
         try:
             if "code" not in query:
                 raise OidcError("oidc_refused", "The identity provider did not let you in.", "no code")
-            cookie = request.cookies.get(_OIDC_COOKIE, "")
+            cookie = request.cookies.get(self._oidc_cookie, "")
             identity = await self.provider.finish(query.get("state", ""), query["code"], cookie)
         except OidcError as error:
             return self._oidc_failed(request, error)
@@ -223,7 +231,7 @@ class Door:
             if not may_join(self.oidc, identity) and not is_admin(self.oidc, identity):
                 problem = "You are known to the identity provider, but nobody has let you in here yet."
                 return self.ask(request, problem, 403)
-            user = user_name(identity, {each.name for each in self.people.users()})
+            user = user_name(identity, {each.name for each in self.people.users()} | self.seated())
             self.people.add_user(user, is_admin(self.oidc, identity), time.time())
             self.people.add_identity(identity.issuer, identity.subject, user)
             self.people.note(time.time(), user, "joined", user, "by the identity provider")
@@ -267,8 +275,8 @@ async def read_form(request: Request) -> dict[str, str]:
 
 async def read_json(request: Request) -> dict[str, Any]:
     """A JSON object; {} when it is none."""
+    body = await read_body(request)
     try:
-        value = json.loads(await read_body(request))
-    except (ValueError, RecursionError):
+        return msgspec.json.decode(body, type=dict[str, Any])  # unlike json it refuses half of a surrogate pair
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}

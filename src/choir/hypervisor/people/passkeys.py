@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from choir.errors import StartError
+from choir.hypervisor.people.words import label
 from choir.storage.people import Passkey, People
 
 CEREMONY_SECONDS = 300.0
@@ -99,7 +100,7 @@ class Passkeys:
             user=user,
             public_key=verified.credential_public_key,
             sign_count=verified.sign_count,
-            name=" ".join(name.split())[:60] or "Passkey",
+            name=label(name, "Passkey"),
             created=self._now(),
             used=None,
         )

@@ -68,7 +68,10 @@ def furnish(
     provider = None
     if config.oidc.issuer:
         provider = IdentityProvider(config.oidc, client_secret(config), origins.public_url)
-    door = Door(origins, people, sessions, login, passkeys, config.hypervisor, owner, config.oidc, provider)
+    door = Door(
+        *(origins, people, sessions, login, passkeys, config.hypervisor, owner, config.oidc, provider),
+        seated=admin.supervisor.users,
+    )
     account = Account(door, people, sessions, passkeys, tokens)
     api = Api(people, tokens, admin.supervisor, usage)
     return Rooms(door, account, api, AdminSite(door, admin, maintenance, feed, shares))
