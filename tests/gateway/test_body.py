@@ -151,3 +151,7 @@ def test_inflates_what_it_can() -> None:
     ):
         with pytest.raises(Undecodable):
             inflated(body, coding, limit)
+
+
+def test_no_model_in_what_is_nested_too_deeply() -> None:
+    assert model_of(b'{"model":"m","x":' + b"[" * 5000 + b"]" * 5000 + b"}") is None

@@ -177,3 +177,18 @@ def test_a_last_event_is_one_of_a_stream_only() -> None:
     scanner.feed(b'{"type":"message_stop","usage":{}}')
     scanner.finish()
     assert not scanner.ended
+
+
+@pytest.mark.parametrize("tokens", ["-5", "9" * 20, "9" * 400])
+def test_a_count_that_cannot_be_meant_is_none(tokens: str) -> None:
+    """The ledger could not hold it, and a negative one would give money back."""
+    answer = b'{"usage":{"prompt_tokens":%b,"completion_tokens":3}}' % tokens.encode()
+    assert told(whole_counts(JSON, b"", answer)) == (None, None, None)
+
+
+def test_what_is_nested_too_deeply_has_no_counts() -> None:
+    deep = b"[" * 5000 + b"]" * 5000
+    assert told(whole_counts(JSON, b"", b'{"usage":null,"x":' + deep + b"}")) == (None, None, None)
+    scanner = Scanner(SSE)
+    scanner.feed(b'data: {"usage":null,"x":' + deep + b"}\n\n")
+    assert counts(scanner) == (None, None, None)

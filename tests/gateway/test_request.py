@@ -449,3 +449,12 @@ class Records:
 class Listening:
     def resume(self) -> None:
         pass
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"])
+def test_a_websocket_is_not_asked_for_with_a_body(sandbox: Sandbox, double: Double, framing: str) -> None:
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    raw = sandbox.request("/realtime?model=m", method="GET", headers=upgrade).removesuffix(b"\r\n") + framing.encode()
+    answer = sandbox.call(raw)
+    assert (answer.status, answer.error["reason"]) == (400, "upgrade_refused")
+    assert double.requests == []

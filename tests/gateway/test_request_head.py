@@ -45,3 +45,8 @@ def test_uncompressed() -> None:
     kept = b"A: b\r\naccept-ENCODING: gzip\r\nX-Accept-Encoding: gzip\r\n"
     assert uncompressed(kept) == b"A: b\r\nX-Accept-Encoding: gzip\r\nAccept-Encoding: identity\r\n"
     assert uncompressed(b"") == b"Accept-Encoding: identity\r\n"
+
+
+def test_two_codings_of_a_body_are_none_that_policy_reads() -> None:
+    head = RequestHead(BASE + b"Content-Encoding: br\r\nContent-Encoding: identity\r\n")
+    assert head.content_encoding == b"br,identity"

@@ -26,6 +26,8 @@ class _Named(msgspec.Struct):
 _named = msgspec.json.Decoder(_Named)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string = msgspec.json.Decoder(str)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for text that is not what it should be; the last for what is nested too deeply."""
 
 
 class Undecodable(ValueError):  # noqa: N818 - says what the body is
@@ -47,7 +49,7 @@ def model_of(body: bytes) -> str | None:
         return None
     try:
         return _named.decode(body).model
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
@@ -65,7 +67,7 @@ def strict_spans(body: bytes) -> dict[str, tuple[int, int]]:
     """
     try:
         members = _members.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Undecodable from error
     return _spans(body, members)
 
@@ -108,7 +110,7 @@ def strict_members(body: bytes) -> dict[str, msgspec.Raw]:
     """
     try:
         members = _members.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Undecodable from error
     # Braces, commas, colons, quotes, keys and values take up at least so much. An escape, white space or a key that
     # comes twice, whose first value the decoder dropped, makes the text longer.

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from choir.config import Provider
-from choir.gateway.body import Undecodable, strict_members, strict_value, string
+from choir.gateway.body import UNREADABLE, Undecodable, strict_members, strict_value, string
 from choir.gateway.refusals import Refusal, refused
 from choir.gateway.routing import Dialect
 
@@ -145,7 +145,7 @@ def _provider_tools(rules: Rules, value: bytes, inside: bool = False) -> Iterato
         return
     try:
         tools = _list.decode(value) if value.startswith(b"[") else [msgspec.Raw(value)]  # Google takes one alone
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Undecodable from error
     for index, raw in enumerate(tools):
         members = strict_members(bytes(raw))

@@ -14,8 +14,8 @@ import msgspec
 
 from choir.frames import CLOSE, TEXT
 from choir.gateway import body_policy
-from choir.gateway.body import Undecodable, strict_members, strict_value, string
-from choir.gateway.dialects import Counts
+from choir.gateway.body import UNREADABLE, Undecodable, strict_members, strict_value, string
+from choir.gateway.dialects import Counts, Tokens
 from choir.gateway.policy import model_refusal
 from choir.gateway.refusals import Refusal, error_body, refused
 from choir.gateway.routing import Match
@@ -49,12 +49,12 @@ _SESSIONS_OWN = ("conversation", "input")
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Tokens | None = None
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
     input_tokens_details: _Details | None = None
     input_token_details: _Details | None = None
 
@@ -167,7 +167,7 @@ class Conversation:
     def _count(self, text: bytes) -> None:
         try:
             response = _event.decode(text).response
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return
         if response is None:
             return

@@ -12,10 +12,15 @@ import re
 import zlib
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from choir.gateway.body import UNREADABLE
+
+MOST_TOKENS = 2**40
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+"""A count that can be meant: another one is as good as none, and the ledger could not hold it."""
 _WHOLE = 64 * 1024
 """Bytes of a plain JSON answer read as a whole; of a longer one the tail is searched."""
 _TAIL = 16 * 1024
@@ -23,31 +28,31 @@ _MAX_LINE = 256 * 1024
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Tokens | None = None
 
 
 class _Usage(msgspec.Struct):
     """OpenAI chat and embeddings; OpenAI responses and Anthropic; Bedrock."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
     prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
     input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    inputTokens: int | None = None  # noqa: N815
-    outputTokens: int | None = None  # noqa: N815
-    cacheReadInputTokens: int | None = None  # noqa: N815
-    cacheWriteInputTokens: int | None = None  # noqa: N815
+    cache_read_input_tokens: Tokens | None = None
+    cache_creation_input_tokens: Tokens | None = None
+    inputTokens: Tokens | None = None  # noqa: N815
+    outputTokens: Tokens | None = None  # noqa: N815
+    cacheReadInputTokens: Tokens | None = None  # noqa: N815
+    cacheWriteInputTokens: Tokens | None = None  # noqa: N815
 
 
 class _GoogleUsage(msgspec.Struct):
-    promptTokenCount: int | None = None  # noqa: N815
-    candidatesTokenCount: int | None = None  # noqa: N815
-    thoughtsTokenCount: int | None = None  # noqa: N815
-    cachedContentTokenCount: int | None = None  # noqa: N815
+    promptTokenCount: Tokens | None = None  # noqa: N815
+    candidatesTokenCount: Tokens | None = None  # noqa: N815
+    thoughtsTokenCount: Tokens | None = None  # noqa: N815
+    cachedContentTokenCount: Tokens | None = None  # noqa: N815
 
 
 class _Nested(msgspec.Struct):
@@ -63,9 +68,9 @@ class _Answer(msgspec.Struct):
 
 
 class _Metrics(msgspec.Struct):
-    inputTokenCount: int | None = None  # noqa: N815
-    outputTokenCount: int | None = None  # noqa: N815
-    cacheReadInputTokenCount: int | None = None  # noqa: N815
+    inputTokenCount: Tokens | None = None  # noqa: N815
+    outputTokenCount: Tokens | None = None  # noqa: N815
+    cacheReadInputTokenCount: Tokens | None = None  # noqa: N815
 
 
 class _Invocation(msgspec.Struct):
@@ -162,7 +167,7 @@ def whole_counts(content_type: bytes, content_encoding: bytes, body: bytes) -> C
         counts = Counts()
         if b'"usage' not in body:
             return counts
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        with suppress(*UNREADABLE):
             counts.take(_answer.decode(body))
             return counts
     scanner = Scanner(content_type, content_encoding)
@@ -253,7 +258,7 @@ class Scanner:
     def _answer(self, text: bytes) -> bool:
         try:
             answer = _answer.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return False
         self._take(answer)
         return True
@@ -270,7 +275,7 @@ class Scanner:
         if buffer[:1] != b"\x00" and len(buffer) <= _WHOLE:
             if self._answer(buffer):
                 return
-            with suppress(msgspec.DecodeError, UnicodeDecodeError):  # Google's stream without alt=sse
+            with suppress(*UNREADABLE):  # Google's stream without alt=sse
                 for answer in _answers.decode(buffer):
                     self._take(answer)
                 return
@@ -288,7 +293,7 @@ class Scanner:
                 self.counts.add(_usage.decode(value))
             else:
                 self.counts.add_google(_google.decode(value))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return
 
     def _finish_frames(self) -> None:
@@ -302,7 +307,7 @@ class Scanner:
                         self.counts.add(
                             _Usage(inputTokens=metrics.inputTokenCount, outputTokens=metrics.outputTokenCount)
                         )
-            except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
+            except (*UNREADABLE, binascii.Error):
                 continue
 
 

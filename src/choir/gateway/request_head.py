@@ -103,7 +103,8 @@ class RequestHead:
             elif kind == _CONNECTION:
                 connection = connection + b"," + value.lower() if connection else value.lower()
             elif kind == _ENCODING:
-                self.content_encoding = value.lower()
+                # Of two lines neither is the one that counts: together they are a coding that policy does not read.
+                self.content_encoding += b"," + value.lower() if self.content_encoding else value.lower()
                 kept.append(line)
             elif kind == _ACCEPT:
                 kept.append(b"%b: %b" % (name, _readable_codings(value)))

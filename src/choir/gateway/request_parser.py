@@ -190,6 +190,8 @@ class RequestParser:
             request.upgrade = True
             if not head.websocket and request.refusal is None:
                 request.refusal = refused(400, "upgrade_refused", "the only upgrade taken is a WebSocket.")
+            elif (head.chunked or length) and request.refusal is None:  # its bytes would reach the provider unframed
+                request.refusal = refused(400, "upgrade_refused", "a request for a WebSocket has no body.")
         if not keep_alive or request.upgrade:
             self._known = None  # nothing may follow
         elif refusal is None and not head.chunked and not head.expects_continue:

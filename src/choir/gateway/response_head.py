@@ -26,6 +26,8 @@ _KIND: dict[bytes, int] = {
     b"content-encoding": _ENCODING,
 }
 _CACHE_SIZE = 512
+_DIGITS = 12
+"""Of a count that can be meant."""
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _REASONS.get(code, b"Status")) for code in range(100, 600)}
 
@@ -82,7 +84,7 @@ class ResponseHead:
                     self.content_type = value.lower()
                 elif kind == _ENCODING:
                     self.content_encoding = value.lower()
-                elif value.isdigit():
+                elif value.isdigit() and len(value) <= _DIGITS:
                     name = line.partition(b":")[0].lower()
                     if name.endswith(b"-input-token-count"):
                         self.input_tokens = int(value)

@@ -26,6 +26,7 @@ _NOT_PLAIN = re.compile(rb"[\x00-\x20\x7f-\xff%\\;?#]")
 _QUERY_KEYS = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token"))
 _NAMES_A_MODEL = frozenset((b"model", b"models", b"deployments"))
 _CACHE_SIZE = 4096
+_CACHED_TARGET = 512  # bytes
 _WEBSOCKETS = (b"realtime", b"responses")
 """Last segments of the paths that a GET opens a WebSocket at."""
 
@@ -137,9 +138,10 @@ class Table:
         found = self._cache.get((method, target))
         if found is None:
             found = self._match(method, target)
-            if len(self._cache) >= _CACHE_SIZE:
-                self._cache.clear()
-            self._cache[method, target] = found
+            if len(target) <= _CACHED_TARGET:  # a query can be as long as a head
+                if len(self._cache) >= _CACHE_SIZE:
+                    self._cache.clear()
+                self._cache[method, target] = found
         return found
 
     def _match(self, method: str, target: bytes) -> Match:
