@@ -9,7 +9,10 @@
 }:
 let
   table = builtins.fromTOML (builtins.readFile ../src/choir/data/units.toml);
-  values = { inherit choir config keys state listen bin; };
+  values = {
+    inherit choir config keys state listen bin;
+    folder = builtins.replaceStrings [ "/var/lib/" ] [ "" ] state;
+  };
   names = builtins.attrNames values;
   fill = builtins.replaceStrings (map (name: "{${name}}") names) (map (name: values.${name}) names);
   value = v: if builtins.isList v then map value v else if builtins.isString v then fill v else v;

@@ -27,7 +27,7 @@ let
     variables = config.systemd.services.${name}.serviceConfig.Environment or [ ];
     environment = config.systemd.services.${name}.environment or { };
   };
-  looksLikeKey = text: builtins.match ".*(providers\\.env|_API_KEY|_AUTH_TOKEN|_ACCESS_TOKEN|BEARER_TOKEN).*" text != null;
+  looksLikeKey = text: builtins.match ".*(providers\\.env|age\\.key|_API_KEY|_ACCESS_KEY|_TOKEN|_SECRET).*" text != null;
 in
 {
   options.services.choir = {
@@ -45,7 +45,7 @@ in
     stateFolder = lib.mkOption {
       type = lib.types.str;
       default = "/var/lib/choir";
-      description = "Workspaces, accounts and usage.";
+      description = "Workspaces, accounts and usage; below /var/lib.";
     };
     keysFolder = lib.mkOption {
       type = lib.types.str;
@@ -68,18 +68,19 @@ in
   config = lib.mkIf cfg.enable {
     assertions = [
       {
-        assertion = !(looksLikeKey (given "choir"));
-        message = "services.choir: a provider key is given to the hypervisor's unit; only choir-gateway.service may have one.";
-      }
-      {
-        assertion = !(looksLikeKey (given "choir-model"));
-        message = "services.choir: a provider key is given to the local model's unit; only choir-gateway.service may have one.";
+        assertion = builtins.substring 0 9 cfg.stateFolder == "/var/lib/";
+        message = "services.choir.stateFolder: the services can write below /var/lib only; mount the disk there.";
       }
       {
         assertion = !(looksLikeKey (builtins.toJSON (cfg.settings.sandbox.forward_env or [ ])));
         message = "services.choir.settings.sandbox.forward_env: a credential never enters a sandbox.";
       }
-    ];
+    ] ++ map
+      (name: {
+        assertion = !(looksLikeKey (given name));
+        message = "services.choir: a provider key is given to ${name}.service; only choir-gateway.service may have one.";
+      })
+      [ "choir" "choir-model" "choir-keys" "choir-verify" ];
     users.users.choir-gateway = { isSystemUser = true; group = "choir-gateway"; };
     users.groups.choir-gateway = { };
     users.users.choir-model = { isSystemUser = true; group = "choir-gateway"; };

@@ -14,11 +14,11 @@ from choir.errors import StartError
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Deployment:
-    return Deployment(config=tmp_path / "choir/choir.toml", keys=tmp_path / "choir/keys", state=tmp_path / "state")
+    return Deployment(config=tmp_path / "choir/choir.toml", keys=tmp_path / "choir/keys")
 
 
 def everything(deployment: Deployment, etc: Path) -> list[install.File]:
-    return install.files(deployment, etc) + install.keys(deployment.state)
+    return install.files(deployment, etc) + install.keys(etc / "state")
 
 
 def test_files_and_modes(deployment: Deployment, tmp_path: Path) -> None:
@@ -44,20 +44,35 @@ def test_files_and_modes(deployment: Deployment, tmp_path: Path) -> None:
         "sysusers.d/choir.conf": 0o644,
     }
     assert stat.S_IMODE(deployment.keys.stat().st_mode) == 0o700
-    assert len((deployment.state / "token.key").read_bytes()) == tokens.KEY_BYTES
+    assert len((tmp_path / "state/token.key").read_bytes()) == tokens.KEY_BYTES
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_the_services_can_read_what_they_must_whatever_the_umask(
+    umask: int, deployment: Deployment, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        for file in everything(deployment, tmp_path):
+            install.write(file)
+    finally:
+        os.umask(before)
+    names = ("choir", "choir/keys", "state", "systemd", "systemd/system", "sysusers.d")
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in names}
+    assert modes == {name: {"choir/keys": 0o700, "state": 0o711}.get(name, 0o755) for name in names}
 
 
 def test_again_keeps_keys_and_configuration_and_renews_units(deployment: Deployment, tmp_path: Path) -> None:
     for file in everything(deployment, tmp_path):
         install.write(file)
     (deployment.keys / "providers.env").write_text("OPENAI_API_KEY=mine\n")
-    key = (deployment.state / "token.key").read_bytes()
+    key = (tmp_path / "state/token.key").read_bytes()
     unit = tmp_path / "systemd/system/choir.service"
     unit.write_text("old")
     written = {file.path.name for file in everything(deployment, tmp_path) if install.write(file)}
     units = (path for path in tmp_path.rglob("choir*") if path.suffix in (".service", ".socket", ".timer", ".conf"))
     assert written == {path.name for path in units}
-    assert (deployment.state / "token.key").read_bytes() == key
+    assert (tmp_path / "state/token.key").read_bytes() == key
     assert (deployment.keys / "providers.env").read_text() == "OPENAI_API_KEY=mine\n"
     assert unit.read_text().startswith("[Unit]")
 

@@ -107,14 +107,26 @@ def test_platform_secrets_reach_the_gateway_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "word"),
     [
-        ('systemd.services.choir.environment.OPENAI_API_KEY = "x";', "hypervisor"),
-        ('systemd.services.choir.serviceConfig.EnvironmentFile = "/etc/choir/keys/providers.env";', "hypervisor"),
-        ('systemd.services.choir-model.serviceConfig.SetCredential = ["ANTHROPIC_API_KEY:x"];', "local model"),
+        ('systemd.services.choir.environment.OPENAI_API_KEY = "x";', "choir.service"),
+        ('systemd.services.choir.serviceConfig.EnvironmentFile = "/etc/choir/keys/providers.env";', "choir.service"),
+        ('systemd.services.choir-model.serviceConfig.SetCredential = ["ANTHROPIC_API_KEY:x"];', "choir-model"),
+        ('systemd.services.choir-verify.environment.AWS_SECRET_ACCESS_KEY = "x";', "choir-verify"),
+        ('systemd.services.choir-verify.environment.HF_TOKEN = "x";', "choir-verify"),
+        ('systemd.services.choir-keys.serviceConfig.LoadCredential = ["age.key:/etc/choir/age.key"];', "choir-keys"),
     ],
 )
 def test_a_key_anywhere_else_is_refused(tmp_path: Path, extra: str, word: str) -> None:
     (message,) = evaluate(tmp_path, f"{{ {server()} {extra} }}")["failed"]
     assert word in message
+
+
+def test_a_state_folder_of_ones_own(tmp_path: Path) -> None:
+    own, elsewhere = (server(f'stateFolder = "{folder}";') for folder in ("/var/lib/team/a", "/srv/choir"))
+    services = evaluate(tmp_path, f"{{ {own} }}")["systemd"]["services"]
+    assert services["choir"]["serviceConfig"]["StateDirectory"] == "team/a"
+    assert services["choir-gateway"]["serviceConfig"]["StateDirectory"] == "team/a/gateway"
+    (message,) = evaluate(tmp_path, f"{{ {elsewhere} }}")["failed"]
+    assert "/var/lib" in message
 
 
 def test_a_credential_forwarded_into_sandboxes_is_refused(tmp_path: Path) -> None:

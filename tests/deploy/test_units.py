@@ -51,12 +51,37 @@ def test_only_the_gateway_is_given_provider_keys() -> None:
 
 
 def test_every_unit_is_told_the_same_state_and_configuration() -> None:
-    units = render(Deployment(config=Path("/srv/choir.toml"), state=Path("/srv/choir")))
+    units = render(Deployment(config=Path("/srv/choir.toml"), state=Path("/var/lib/team/choir")))
     for name, text in units.items():
         if name.endswith(".service") and name not in ("choir-keys.service", "choir-verify.service"):
-            assert re.search(r"Environment=CHOIR_STATE=/srv/choir(/gateway|/model)?\n", text)
+            assert re.search(r"Environment=CHOIR_STATE=/var/lib/team/choir(/gateway|/model)?\n", text)
             assert re.search(r"ExecStart=\S+ up (gateway|hypervisor|model) --config /srv/choir\.toml\n", text), name
+            # Else ProtectSystem= lets nothing be written there.
+            assert re.search(r"StateDirectory=team/choir(/gateway|/model)?\n", text), name
         assert "{" not in text
+
+
+@pytest.mark.parametrize("state", ["/srv/choir", "/var/lib", "/var/lib/../choir", "var/lib/choir"])
+def test_a_state_folder_that_the_services_could_not_write_is_refused(state: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        render(Deployment(state=Path(state)))
+    assert caught.value.reason == "state_elsewhere"
+
+
+def test_a_link_in_the_gateways_folder_does_not_lead_root_elsewhere(tmp_path: Path) -> None:
+    """The reload's first command, as root runs it in a folder that is the gateway's own."""
+    (line,) = re.findall(r"^ExecReload=\+(.* -m .*)$", render(Deployment())["choir-gateway.service"], re.MULTILINE)
+    program, *words = re.sub(r"-[og] \S+", "", line).split()
+    folder, elsewhere, keys = (tmp_path / name for name in ("choir-gateway", "elsewhere", "providers.env"))
+    folder.mkdir()
+    elsewhere.mkdir()
+    keys.write_text("A_KEY=1\n")
+    (folder / "providers.env").symlink_to(elsewhere)
+    places = {str(Deployment().keys / "providers.env"): str(keys), "%t/choir-gateway/providers.env": ""}
+    words = [places.get(word, word) or str(folder / "providers.env") for word in words]
+    subprocess.run([program, *words], check=True, timeout=30)
+    assert list(elsewhere.iterdir()) == []
+    assert (folder / "providers.env").read_text() == "A_KEY=1\n"
 
 
 @pytest.mark.parametrize("choir", ["", "/opt/my choir", "/opt/choir\nExecStartPre=/bin/sh", "/opt/%h/choir", "/opt/$X"])

@@ -101,7 +101,7 @@ def write(file: File) -> bool:
     try:
         # A folder that holds keys is its owner's alone; but through the state folder each service finds its own.
         mode = 0o711 if file.secret else 0o700 if file.mode == 0o600 else 0o755
-        file.path.parent.mkdir(mode=mode, parents=True, exist_ok=True)
+        _make_folder(file.path.parent, mode)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, file.mode)
         with os.fdopen(descriptor, "wb") as out:
             os.fchmod(descriptor, file.mode)
@@ -115,6 +115,16 @@ def write(file: File) -> bool:
         hint = "Run it as root, or look first with --dry-run." if error.errno in (1, 13) else ""
         raise StartError("install_failed", f"Cannot write {file.path}: {error.strerror}.", hint) from error
     return True
+
+
+def _make_folder(folder: Path, mode: int) -> None:
+    """With ``mode``, whatever the umask is; what is missing above it is readable by all. One that is there stays."""
+    if folder.is_dir():
+        return
+    if not folder.parent.is_dir():
+        _make_folder(folder.parent, 0o755)
+    folder.mkdir(mode=0o700)
+    folder.chmod(mode)
 
 
 def activate() -> None:

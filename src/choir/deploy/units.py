@@ -10,6 +10,8 @@ from typing import Any
 
 from choir.errors import ConfigError
 
+STATES = Path("/var/lib")
+"""Where systemd keeps state folders (``StateDirectory=``)."""
 SYSUSERS = """\
 # Choir's accounts (sysusers.d(5)); no shell, no home.
 u choir-gateway - "Choir provider gateway"
@@ -28,6 +30,7 @@ class Deployment:
     keys: Path = Path("/etc/choir/keys")
     """Folder of root's alone, mode 0700, with providers.env, which systemd hands to the gateway."""
     state: Path = Path("/var/lib/choir")
+    """Below /var/lib, where systemd makes it and lets the services write."""
     listen: str = "127.0.0.1:7000"
     bin: Path = Path("/usr/bin")
     """Where install(1) and kill(1) are."""
@@ -37,13 +40,21 @@ def render(deployment: Deployment) -> dict[str, str]:
     """The text of every unit, by file name.
 
     Raises:
-        ConfigError: ``unit_value_invalid``: a path or command that a unit file cannot carry as it is.
+        ConfigError: ``unit_value_invalid``: a path or command that a unit file cannot carry as it is;
+            ``state_elsewhere``: the services could not write there.
     """
+    if STATES not in deployment.state.parents or ".." in deployment.state.parts:
+        raise ConfigError(
+            "state_elsewhere",
+            f"The state folder of services is below {STATES}; {deployment.state} is not.",
+            f"Mount the disk at {Deployment.state}, or choose another name there with --state.",
+        )
     values = {
         "choir": deployment.choir,
         "config": str(deployment.config),
         "keys": str(deployment.keys),
         "state": str(deployment.state),
+        "folder": str(deployment.state.relative_to(STATES)),
         "listen": deployment.listen,
         "bin": str(deployment.bin),
     }
