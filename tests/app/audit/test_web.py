@@ -52,4 +52,7 @@ def test_a_single_users_own_door_is_open_by_design() -> None:
 def test_nobody_there() -> None:
     attempt = web.attempts("http://localhost:1", single_user=False)[0]
     assert not web.judged(attempt, "localhost:1", "127.0.0.1", 1).ok
-    assert web.findings(load(None), Path("/nowhere/hypervisor.sock")) == []
+    nowhere = Path("/nowhere/hypervisor.sock")
+    assert web.findings(load(None), nowhere, expected=False) == []
+    (finding,) = web.findings(load(None), nowhere, expected=True, patience=0.3)
+    assert (finding.ok, finding.layer) == (False, "web")

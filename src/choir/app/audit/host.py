@@ -1,16 +1,15 @@
-"""What of a deployment can be seen from the host: its processes, its files, its logs. Reads only."""
+"""What of a deployment can be seen from the host: its processes, and by `files` and `logs` the rest. Reads only."""
 
 from __future__ import annotations
 
 import os
-import re
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from choir import keyless
+from choir.app.audit import files, logs
 from choir.app.audit.finding import Finding, held
 from choir.app.run import Gateway
 from choir.channel import ChannelClosed, connect, peer_credentials
@@ -30,9 +29,7 @@ _MODULES = {
     "choir.isolation.template": "template of keepers",
     "choir.isolation.keeper": "keeper",
 }
-_TOKEN = re.compile(rb"choir-gt-[a-z0-9]+\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{20,}")
 _NOBODY = 65534
-_CHUNK, _OVERLAP, _MOST = 1 << 20, 4096, 64 << 20
 
 _NEIGHBOUR = """
 import os, sys
@@ -59,8 +56,10 @@ def findings(config: Config, state: State, gateway: Gateway, gateway_pid: int) -
     keepers = found.get("gateway", [gateway_pid])
     yield memory_of(keepers)
     yield core_dumps(keepers)
-    yield private_files(state, config)
-    yield written_secrets(logs(state))
+    yield files.private(state, config)
+    yield files.code()
+    everybody = [pid for group in found.values() for pid in group]
+    yield logs.written_secrets(logs.paths(state, everybody), logs.units(everybody))
 
 
 # ---------------------------------------------------------------------------- processes
@@ -118,7 +117,7 @@ def started_with(name: str, group: list[int]) -> Finding:
             keyless.check_environment({k: v for k, v in environment.items() if k not in KEPT or not v.startswith("/")})
         except ChoirError as error:
             problem = error.message
-        if keyless.has_credential_shape(line) or _TOKEN.search(line.encode()):
+        if keyless.has_credential_shape(line) or logs.TOKEN.search(line.encode()):
             problem = f"An argument of process {pid} holds a credential."
     read = f"{len(group)} of them, {variables} variables, no credential"
     kept = "not to be read, even by its own uid" if unreadable == len(group) else read
@@ -184,88 +183,3 @@ def core_dumps(group: list[int]) -> Finding:
         held(not allowed and bool(group)),
         "LimitCORE=0 in the gateway's unit; report this.",
     )
-
-
-# ---------------------------------------------------------------------------- files
-
-
-def exposed(path: Path) -> str:
-    """What any other user of the machine could do to ``path``: "read", "write", or "" when nothing or not there."""
-    try:
-        for folder in reversed(path.parents):
-            if not folder.stat().st_mode & stat.S_IXOTH:
-                return ""
-        mode = path.lstat().st_mode
-    except OSError:
-        return ""
-    if mode & stat.S_IWOTH:
-        return "write"
-    return "read" if mode & stat.S_IROTH and not stat.S_ISSOCK(mode) else ""
-
-
-def private_files(state: State, config: Config) -> Finding:
-    """Keys, databases, sockets, journals; and that nobody else may write the configuration."""
-    paths = [
-        *(state.token_key, state.local_key, state.registry, state.ledger, state.journal),
-        *(state.gateway_socket, state.hypervisor_socket, state.metrics_socket, state.local_socket),
-        *(state.logs.glob("*") if os.access(state.logs, os.R_OK) else ()),
-        Path(config.env_file),
-    ]
-    there = [path for path in paths if os.path.lexists(path)]
-    wrong = [f"{path.name} ({what})" for path in there if (what := exposed(path))]
-    if config.path is not None and exposed(config.path) == "write":
-        wrong.append(f"{config.path.name} (write)")
-    return Finding(
-        "provider keys",
-        "files of the deployment",
-        "host files",
-        f"as any other user of this machine: read or write {len(there)} keys, databases, sockets and logs",
-        f"open: {', '.join(wrong)}" if wrong else "none can be reached",
-        held(not wrong and bool(there)),
-        f"chmod -R o-rwx {state.root}, and the files named; `choir doctor` looks, too.",
-    )
-
-
-def logs(state: State) -> list[Path]:
-    """What Choir's own processes write; a sandbox's own output is its own."""
-    names = ("gateway", "hypervisor", "supervisor", "telemetry", "local-model")
-    files = [state.logs / f"{name}.log" for name in names]
-    files += [state.ledger, state.ledger.with_name(state.ledger.name + "-wal"), state.journal]
-    return [path for path in files if path.is_file()]
-
-
-def written_secrets(paths: list[Path]) -> Finding:
-    read = 0
-    found = []
-    for path in paths:
-        try:
-            size, secret = _search(path)
-        except OSError:
-            continue
-        read += size
-        if secret:
-            found.append(path.name)
-    return Finding(
-        "provider keys",
-        "logs and usage records",
-        "ledger",
-        f"look for anything key-shaped and any gateway token in {len(paths)} files",
-        f"found in {', '.join(found)}" if found else f"not in {read // 1024} KB",
-        held(not found),
-        "Find who wrote it (the file is named, never the value), rotate that key, and report this.",
-    )
-
-
-def _search(path: Path) -> tuple[int, bool]:
-    """(bytes looked at, whether a secret is in them); of a large file the end."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _MOST))
-        read, last = 0, b""
-        while data := file.read(_CHUNK):
-            read += len(data)
-            text = last + data
-            if _TOKEN.search(text) or keyless.has_credential_shape(text.decode("latin-1")):
-                return read, True
-            last = data[-_OVERLAP:]
-    return read, False

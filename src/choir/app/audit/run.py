@@ -78,7 +78,7 @@ async def audit(config: Config, state: State, backend: Backend, gateway: Gateway
         yield inside.LIMIT
         for finding in await gateway_attacks.findings(ground):
             yield finding
-    for finding in await asyncio.to_thread(web.findings, config, state.hypervisor_socket):
+    for finding in await asyncio.to_thread(web.findings, config, state.hypervisor_socket, not gateway.own):
         yield finding
     for outcome in await canary.run():
         yield Finding(

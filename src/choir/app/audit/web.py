@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -106,17 +107,36 @@ def attempts(url: str, single_user: bool) -> list[Attempt]:
     return found
 
 
-def findings(config: Config, hypervisor_socket: Path) -> list[Finding]:
-    """[] when no hypervisor runs."""
-    url = public_url(hypervisor_socket)
+def findings(config: Config, hypervisor_socket: Path, expected: bool, patience: float = 15.0) -> list[Finding]:
+    """
+    Args:
+        expected: whether a deployment runs, so that a hypervisor has to be there; without one: [].
+        patience: seconds that it is waited for, as during its restart.
+    """
+    deadline = time.monotonic() + patience
+    while (url := public_url(hypervisor_socket)) is None and expected and time.monotonic() < deadline:
+        time.sleep(0.2)
     if url is None:
-        return []
+        return [_absent(hypervisor_socket)] if expected else []
     where = urlsplit(url)
     # A public name leads to a proxy in front; the attacks are on what is behind it.
     local = where.hostname in ("localhost", "127.0.0.1")
     host = "127.0.0.1" if local or config.hypervisor.host in ("", "0.0.0.0", "::") else config.hypervisor.host  # noqa: S104
     port = (where.port or 80) if local else config.hypervisor.port
     return [judged(attempt, where.netloc, host, port) for attempt in attempts(url, config.hypervisor.single_user)]
+
+
+def _absent(hypervisor_socket: Path) -> Finding:
+    """A gateway for everybody runs, and the pages could not be tried."""
+    return Finding(
+        _TARGET,
+        "the hypervisor",
+        "web",
+        "ask it where its pages are",
+        f"no answer at {hypervisor_socket}",
+        "failed",
+        "Nobody can sign in and no page was tried: see `choir doctor` and `choir logs`, then start it again.",
+    )
 
 
 def judged(attempt: Attempt, netloc: str, host: str, port: int) -> Finding:
