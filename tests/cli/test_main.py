@@ -75,3 +75,5 @@ def test_config_check_lists_providers(tmp_path: Path, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert f"{path}: fine" in out
     assert "ollama" in out
+    keys = {line.rindex("  key ") for line in out.splitlines() if "  key " in line}
+    assert len(keys) == 1, "one column"

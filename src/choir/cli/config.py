@@ -33,9 +33,11 @@ def config(state: State, arguments: argparse.Namespace) -> int:
         print(json.dumps({"path": str(loaded.path) if loaded.path else None, "providers": providers}))
         return 0
     print(f"{_named(loaded)}: fine")
+    widest, longest = (max(map(len, column), default=0) for column in (providers, providers.values()))
     for name, url in providers.items():
         keys = ", ".join(loaded.providers[name].keys)
-        print(f"  {name:12} {url}  {f'key {keys}' if keys else 'no key needed'}")
+        print(f"  {name:{widest}}  {url:{longest}}  {f'key {keys}' if keys else 'no key needed'}")
+    print("  Which of these keys there are: choir secrets check")
     return 0
 
 
@@ -73,7 +75,7 @@ async def _reload(loaded: Config, socket: Path) -> Message:
             raise ChoirError(
                 "config_differs",
                 f"The gateway (pid {status['pid']}) uses {status['config'] or 'no choir.toml'}, not {_named(loaded)}.",
-                "Name its file with --config, or start Choir with the other one.",
+                "Name its file with --config, or stop Choir and start it again: the file is chosen at the start.",
             )
         try:
             answer = await control.reload()

@@ -39,7 +39,7 @@ def _list(hypervisor: Hypervisor, _arguments: argparse.Namespace) -> Shown:
 
 def _logs(hypervisor: Hypervisor, arguments: argparse.Namespace) -> Shown:
     answer = hypervisor.ask("logs", **select(arguments.name))
-    return answer, answer["log"].rstrip("\n")
+    return answer, answer["log"].rstrip("\n") or "It has written nothing."
 
 
 def _change(hypervisor: Hypervisor, arguments: argparse.Namespace) -> Shown:
