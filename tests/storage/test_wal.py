@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from choir.storage.wal import use_wal
+from choir.storage.wal import make_file, use_wal
 
 
 @pytest.fixture
@@ -49,3 +51,27 @@ def test_what_is_no_lock_is_told_at_once(tmp_path: Path) -> None:
         pytest.raises(sqlite3.DatabaseError, match="not a database"),
     ):
         use_wal(ours, 3600.0)
+
+
+def test_a_new_file_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    make_file(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(b"kept")
+    make_file(path)
+    assert path.read_bytes() == b"kept"
+
+
+def test_making_it_again_gives_no_lock_up(path: Path) -> None:
+    """Or the next process that closes it deletes the log that this one goes on writing."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as ours:
+        use_wal(ours, 1.0)
+        ours.execute("INSERT INTO t VALUES (1)")
+        make_file(path)
+        code = (
+            "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); print(*db.execute('SELECT x FROM t')); db.close()"
+        )
+        other = [sys.executable, "-c", code, str(path)]
+        assert subprocess.check_output(other, text=True) == "(1,)\n"
+        ours.execute("INSERT INTO t VALUES (2)")
+        assert subprocess.check_output(other, text=True) == "(1,) (2,)\n"

@@ -20,7 +20,7 @@ from typing import Any
 
 from choir.errors import ChoirError
 from choir.sandbox.actor import Message, ThreadActor
-from choir.storage.wal import use_wal
+from choir.storage.wal import make_file, use_wal
 
 MAX_EVENT_BYTES = 1_000_000
 PAGE_EVENTS = 500
@@ -65,7 +65,7 @@ class EventLog:
         self._path = path
         with self._faults():
             os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            make_file(path)
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             with self._faults():
@@ -95,7 +95,8 @@ class EventLog:
                     cursor = self._db.execute("INSERT INTO events (at, kind, data) VALUES (?, ?, ?)", row)
                     appended.append(_event((cursor.lastrowid, *row)))
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk may have ended it
+                    self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
         return appended

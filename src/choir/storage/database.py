@@ -66,8 +66,12 @@ class Database:
                     self.connection.execute(f"PRAGMA user_version = {number + 1}")
                 self.connection.execute("COMMIT")
             except BaseException:
-                self.connection.execute("ROLLBACK")
+                self._roll_back()
                 raise
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:  # a full disk may have ended it
+            self.connection.execute("ROLLBACK")
 
     def _keep_copy(self, version: int) -> None:
         copy = self.path.with_name(f"{self.path.name}.v{version}")
@@ -90,7 +94,7 @@ class Database:
             try:
                 yield self.connection
             except BaseException:
-                self.connection.execute("ROLLBACK")
+                self._roll_back()
                 raise
             self.connection.execute("COMMIT")
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from choir.contract import UsageRecord
-from choir.storage.wal import use_wal
+from choir.storage.wal import make_file, use_wal
 
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
 _TYPES = {
@@ -123,7 +122,7 @@ class Ledger:
             return writer.execute(sql, [before, limit]).rowcount
 
     def _open(self) -> sqlite3.Connection:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        make_file(self.path)
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False)
         try:
             use_wal(connection, _BUSY_SECONDS)
