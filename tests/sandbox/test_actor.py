@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -300,3 +301,59 @@ def test_backoff() -> None:
     backoff = Backoff(Restarts(first=1.0, longest=3.0, most=4, within=100.0))
     assert [backoff.failed(at) for at in (0.0, 1.0, 2.0, 3.0, 4.0)] == [1.0, 2.0, 3.0, 3.0, None]
     assert backoff.failed(200.0) == 1.0  # long ago is forgotten
+
+
+def test_idle_work_that_cannot_be_done_now_is_no_failure() -> None:
+    class Worker(Speaker):
+        def idle(self) -> bool:
+            tried.release()
+            raise ChoirError("no_space", "No space left.")
+
+    async def scenario() -> None:
+        log = Log()
+        actor = ThreadActor("worker", lambda: Worker(log), restarts=QUICK)
+        actor.start()
+        for _ in range(QUICK.most + 3):
+            assert await asyncio.to_thread(tried.acquire, timeout=20)
+            assert await actor.ask(Say("here")) == "here"
+        await actor.stop()
+        assert log.built == 1
+
+    tried = threading.Semaphore(0)
+    asyncio.run(scenario())
+
+
+@both
+def test_one_that_cannot_be_closed_is_started_anew(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Speaker) -> None:
+        raise OSError("no")
+
+    async def scenario() -> None:
+        actor = make(kind, Log())
+        actor.start()
+        with pytest.raises(ZeroDivisionError):
+            await actor.ask(Break())
+        assert await asyncio.wait_for(actor.ask(Say("on")), 20) == "on"
+        await actor.stop()
+
+    monkeypatch.setattr(Speaker, "close", refuse)
+    asyncio.run(scenario())
+
+
+@both
+def test_a_refusal_keeps_nothing_of_who_was_refused(kind: str) -> None:
+    async def scenario() -> None:
+        actor = make(kind, Log())
+        actor.start()
+        for _ in range(QUICK.most + 1):
+            with pytest.raises(ZeroDivisionError):
+                await actor.ask(Break())
+        depths = []
+        for _ in range(4):
+            with pytest.raises(ActorError) as refused:
+                await actor.ask(Say("x"))
+            depths.append(sum(1 for _ in traceback.walk_tb(refused.value.__traceback__)))
+        assert depths[1:] == depths[1:2] * 3
+        await actor.stop()
+
+    asyncio.run(scenario())

@@ -131,7 +131,7 @@ class ThreadActor:
         reply: asyncio.Future[Reply] = loop.create_future()
         with self._lock:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)  # or it grows with each caller
             if self._stopping.is_set():
                 raise self._stopped()
             try:
@@ -188,6 +188,9 @@ class ThreadActor:
             except queue.Empty:
                 try:
                     busy = state.idle()
+                except ChoirError as error:  # tried again after the next message, which is told if it matters to it
+                    _log.warning("%s puts off its idle work: %s", self.name, error.message)
+                    busy = False
                 except Exception as error:
                     return error
                 continue
@@ -260,7 +263,7 @@ class Actor:
     async def ask(self, message: Message[Reply]) -> Reply:
         """As ``ThreadActor.ask``."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # or it grows with each caller
         if self._stopping:
             raise ActorError("actor_stopped", f"The {self.name} has been stopped.")
         loop = asyncio.get_running_loop()
@@ -325,7 +328,10 @@ class Actor:
                 else:
                     envelope._settle(answer, None)
         finally:
-            await state.close()
+            try:
+                await state.close()
+            except Exception as error:
+                _log.warning("%s could not be closed (%s)", self.name, type(error).__name__)
         return None
 
 

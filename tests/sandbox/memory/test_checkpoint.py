@@ -163,3 +163,19 @@ def test_little_is_left_to_the_writer(
     assert list(left) == []
     assert keeper._asked is asks
     keeper.close()
+
+
+def test_closing_in_the_moment_of_waking(db: sqlite3.Connection, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wake(threading.Event):
+        def clear(self) -> None:
+            keeper._closing = True  # as ``close`` does, just before
+            self.set()
+            super().clear()
+
+    monkeypatch.setattr(checkpoint, "EVERY", 1)
+    keeper = Checkpointer(path, db)
+    keeper._wake = Wake()
+    keeper.written()
+    assert keeper._thread is not None
+    keeper._thread.join(20)
+    assert not keeper._thread.is_alive()

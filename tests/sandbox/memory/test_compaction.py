@@ -130,3 +130,21 @@ def test_damage_is_seen_when_read(path: str, statement: str) -> None:
         assert len(store.search("user_inputs", "zebra", 100)) == 32
         assert any("made anew" in note for note in store.stats().notes)
         assert store.dump() == known
+
+
+@pytest.mark.parametrize("run", ["(0, 1, 999)", "(0, 1, -1)", "(0, 0, 0)", "(0, -1, 0)"])
+def test_damaged_runs_are_made_anew(path: str, run: str) -> None:
+    with contextlib.closing(MemoryStore(path)) as store:
+        fill(store, 2)
+        while store._file.index.merging() is not None:
+            store.maintain()
+        known = store.dump()
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"INSERT OR REPLACE INTO memory_runs VALUES {run}")
+    with contextlib.closing(MemoryStore(path)) as store:
+        for _ in range(1000):
+            if not store.maintain():
+                break
+        assert store._file.index.runs == {0: 2}
+        assert any("made anew" in note for note in store.stats().notes)
+        assert store.dump() == known

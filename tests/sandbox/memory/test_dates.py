@@ -49,3 +49,9 @@ def test_spans(text: str, expected: list[tuple[str, str]]) -> None:
 def test_any_text_and_time(text: str, one: int, other: int) -> None:
     for start, end in spans(text, min(one, other), max(one, other), max(one, other)):
         assert start < end
+
+
+@pytest.mark.parametrize("text", ["last month", "today", "a year ago", "yesterday"])
+@pytest.mark.parametrize("now", [-62_135_596_800_000, 253_402_300_799_000, 2**70])
+def test_beyond_the_calendar(text: str, now: int) -> None:
+    assert all(start < end for start, end in spans(text, 0, 0, now))

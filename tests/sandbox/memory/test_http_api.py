@@ -81,3 +81,8 @@ def test_refusals(path: str, request_: tuple[str, str, bytes], status: int, reas
     [(got, body)] = ask(path, request_)
     assert (got, body["error"]["reason"]) == (status, reason)
     assert body["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b'{"before": 1e308}'])
+def test_hostile_bodies_are_refused(path: str, body: bytes) -> None:
+    assert [status for status, _ in ask(path, *[("POST", "forget", body)] * 10)] == [400] * 10

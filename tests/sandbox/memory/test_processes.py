@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from choir.sandbox.event_store import EventLog
+from choir.sandbox.memory.model import Draft
 from choir.sandbox.memory.store import MemoryStore
 
 # Small pages and large steps, so that a kill may hit a flush, a merge or a compaction; repeats, so that it may hit an
@@ -132,3 +134,16 @@ def test_kill(path: str) -> None:
 def test_kill_long(tmp_path: Path) -> None:
     for number in range(10):
         kill_loop(str(tmp_path / f"{number}.db"), 10, seed=number)
+
+
+def test_others_see_what_comes_after_they_closed(path: str) -> None:
+    """Beside an event store and an export in this process, which open the same file."""
+    code = (
+        "import sys; from choir.sandbox.memory.store import MemoryStore\n"
+        "s = MemoryStore(sys.argv[1]); print(s.stats().items['user_inputs']); s.close()"
+    )
+    with contextlib.closing(MemoryStore(path)) as store, contextlib.closing(EventLog(path)):
+        for number in (1, 2):
+            store.ingest([Draft("user_inputs", f"zebra {number}")])
+            assert len(list(store.export())) == number
+            assert subprocess.check_output([sys.executable, "-c", code, path], text=True) == f"{number}\n"

@@ -218,7 +218,7 @@ class TestForget:
         store.ingest([draft(f"zebra {n}", created_at=float(n)) for n in range(10)])
         assert store.forget(before=4.0) == 4
         assert sorted(contents(store, "zebra")) == [f"zebra {n}" for n in range(4, 10)]
-        assert store.forget(before=1e12) == 6
+        assert store.forget(before=2e11) == 6
         assert store.stats().items["user_inputs"] == 0
         store.ingest([draft("zebra 3")])
         assert contents(store, "zebra") == ["zebra 3"]
@@ -313,3 +313,24 @@ def test_export_can_be_ingested_again(store: MemoryStore, tmp_path: Path) -> Non
     other.ingest([Draft(**{name: line[name] for name in names}) for line in lines])
     assert other.dump() == store.dump()
     other.close()
+
+
+def test_what_can_wait_fails_no_ingest(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> bool:
+        raise MemoryStoreError("no_space", "No space left.")
+
+    monkeypatch.setattr(store._file, "step", full)
+    assert len(store.ingest([draft(f"zebra {n}") for n in range(40)])) == 40
+
+
+@pytest.mark.parametrize("at", [1e308, 1e30, -1e30, float("nan"), float("inf")])
+def test_an_impossible_time_is_refused(store: MemoryStore, at: float) -> None:
+    made = store.ingest([draft("zebra")])[0]
+    for call in (
+        lambda: store.forget(before=at),
+        lambda: store.search("user_inputs", "zebra yesterday", 1, at),
+        lambda: store.explain(made.item_id, "zebra yesterday", at),
+    ):
+        with pytest.raises(MemoryStoreError) as refused:
+            call()
+        assert refused.value.reason == "bad_time"

@@ -91,8 +91,10 @@ class Checkpointer:
         # A round that fails is tried again; what is wrong with the file is told by whoever reads or writes it.
         with contextlib.suppress(sqlite3.Error, OSError), contextlib.closing(sqlite3.connect(self._path)) as db:
             db.execute("PRAGMA synchronous = NORMAL")
-            while self._wake.wait() and not self._closing:
+            while self._wake.wait():
                 self._wake.clear()
+                if self._closing:  # looked at after clearing, or its waking would be lost
+                    break
                 with contextlib.suppress(sqlite3.Error):
                     self._round(db)
 

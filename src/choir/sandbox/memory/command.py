@@ -97,7 +97,7 @@ def _drafts(lines: IO[bytes]) -> Iterator[Draft]:
             continue
         try:
             given = msgspec.json.decode(line, type=Line)
-        except (msgspec.MsgspecError, UnicodeError) as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise MemoryStoreError(
                 "bad_line",
                 f"Line {number} is no remembered item: {error}.",

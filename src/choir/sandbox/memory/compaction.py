@@ -9,7 +9,7 @@ from itertools import groupby
 
 from choir.sandbox.memory.index import KEY_BITS, Index
 from choir.sandbox.memory.page import SLOT
-from choir.sandbox.memory.postings import PAGE_BITS, put_together, take_apart
+from choir.sandbox.memory.postings import PAGE_BITS, DamagedIndexError, put_together, take_apart
 
 MOST = 16
 """Pages of a run, about a million documents: who forgets one of these rewrites the rows of its words."""
@@ -50,6 +50,8 @@ def step(index: Index) -> bool:
     db, first, steps = index.db, pages[0], STEPS * len(pages)
     row = db.execute("SELECT steps FROM memory_runs WHERE page = ?", (first,)).fetchone()
     done = row[0] if row else 0
+    if not 0 <= done < steps:
+        raise DamagedIndexError("a run of pages has impossible steps")
     _put_together(index, pages, (done << KEY_BITS) // steps, (done + 1 << KEY_BITS) // steps)
     if done + 1 < steps:
         db.execute("INSERT OR REPLACE INTO memory_runs VALUES (?, ?, ?)", (first, index.runs.get(first, 1), done + 1))

@@ -43,12 +43,15 @@ def spans(text: str, earliest: int, latest: int, now: int) -> list[Span]:
             for each in [year] if year else years:
                 _add(found, each, month, day)
             return found
-    if match := _AGO.search(text):
-        unit = _UNITS[match[2].lower()]
-        at = _at(now) - timedelta(days=unit * (1 if match[1].lower() in ("a", "an") else int(match[1])))
-        return _span(at - timedelta(days=unit // 2), at + timedelta(days=unit / 2))
-    if match := _LAST.search(text):
-        return _relative(match[1].lower(), _at(now))
+    try:
+        if match := _AGO.search(text):
+            unit = _UNITS[match[2].lower()]
+            at = _at(now) - timedelta(days=unit * (1 if match[1].lower() in ("a", "an") else int(match[1])))
+            return _span(at - timedelta(days=unit // 2), at + timedelta(days=unit / 2))
+        if match := _LAST.search(text):
+            return _relative(match[1].lower(), _at(now))
+    except OverflowError:  # before the year 1, after 9999
+        return found
     return found
 
 

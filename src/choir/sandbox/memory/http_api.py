@@ -101,6 +101,8 @@ def parse(kind: type[Message[Any]], body: bytes) -> Message[Any]:
         raise MemoryStoreError("bad_request", f"The body does not fit: {error}.") from error
     except UnicodeError as error:
         raise MemoryStoreError("bad_request", "The body is no UTF-8.") from error
+    except RecursionError as error:
+        raise MemoryStoreError("bad_request", "The body is nested too deeply.") from error
     return message
 
 

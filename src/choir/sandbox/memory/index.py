@@ -70,6 +70,8 @@ class Index:
             if state == "merged":
                 merged.append(Frequencies.unpack(frequencies or b""))
         self.runs = dict(self.db.execute("SELECT page, pages FROM memory_runs").fetchall())
+        if min(self.runs.values(), default=1) < 1:
+            raise DamagedIndexError("a run has no pages")
         self.lookup.begin(Frequencies.sum(merged))
         self.load_new()
         self.documents.derive()

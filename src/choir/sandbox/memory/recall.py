@@ -30,6 +30,8 @@ _ITEM = (
     " FROM memory_items i LEFT JOIN memory_threads t USING (thread)"
 )
 
+_EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
+
 _Row = tuple[int, str, str | None, int]
 """An occurrence: link, source, thread, Unix milliseconds."""
 
@@ -46,7 +48,7 @@ class Recall:
         ``MAX_RESULTS``.
 
         Raises:
-            MemoryStoreError: ``unknown_collection`` or ``bad_limit``.
+            MemoryStoreError: ``unknown_collection``, ``bad_limit`` or ``bad_time``.
         """
         return self._file.read(lambda: self._found(query, [collection_number(collection)], _limit(k), now))
 
@@ -54,7 +56,7 @@ class Recall:
         """The best of all collections on one scale; the same content in two of them counts once.
 
         Raises:
-            MemoryStoreError: ``bad_limit``.
+            MemoryStoreError: ``bad_limit`` or ``bad_time``.
         """
         return self._file.read(lambda: self._found(query, range(len(COLLECTIONS)), _limit(max_items), now))
 
@@ -62,7 +64,7 @@ class Recall:
         """The best of all collections that fit, see ``context``.
 
         Raises:
-            MemoryStoreError: ``bad_limit``.
+            MemoryStoreError: ``bad_limit`` or ``bad_time``.
         """
         if token_budget < 0:
             raise MemoryStoreError("bad_limit", "A token budget must not be negative.")
@@ -144,7 +146,7 @@ class Recall:
         """Why the item ranks where it does.
 
         Raises:
-            MemoryStoreError: ``unknown_item``.
+            MemoryStoreError: ``unknown_item`` or ``bad_time``.
         """
 
         def work() -> Explanation:
@@ -157,7 +159,7 @@ class Recall:
         return self._file.read(work)
 
     def _query(self, text: str, now: float | None) -> Query:
-        return self._searcher.query(text, int((time.time() if now is None else now) * 1000))
+        return self._searcher.query(text, milliseconds(now))
 
     def doc(self, item_id: str) -> int:
         """
@@ -202,6 +204,19 @@ def collection_number(name: str) -> int:
             "unknown_collection", f"There is no collection {name[:64]!r}.", f"There are {', '.join(COLLECTIONS)}."
         )
     return COLLECTIONS.index(name)
+
+
+def milliseconds(at: float | None) -> int:
+    """Of Unix seconds; None is now.
+
+    Raises:
+        MemoryStoreError: ``bad_time``.
+    """
+    if at is None:
+        return time.time_ns() // 1_000_000
+    if not _EARLIEST <= at <= _LATEST:
+        raise MemoryStoreError("bad_time", "A time is in Unix seconds, from the year 1 to 9999.")
+    return round(at * 1000)
 
 
 def _limit(k: int) -> int:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from choir.sandbox.memory.model import MemoryStoreError
-from choir.storage.wal import use_wal
+from choir.storage.wal import make_file, use_wal
 
 BUSY_SECONDS = 30.0
 
@@ -67,7 +67,7 @@ def connect(path: str) -> sqlite3.Connection:
     """
     with faults(path):
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        make_file(path)
         db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             _prepare(db, path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,10 +17,9 @@ from choir.sandbox.memory import schema
 from choir.sandbox.memory.file import MemoryFile
 from choir.sandbox.memory.forget import Forgetter
 from choir.sandbox.memory.model import COLLECTIONS, MAX_CONTENT, Draft, Ingested, MemoryStoreError, Stats
-from choir.sandbox.memory.recall import Recall, collection_number
+from choir.sandbox.memory.recall import Recall, collection_number, milliseconds
 from choir.sandbox.memory.upkeep import dump, stored_bytes, verify
 
-_EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
 MERGE_EVERY = 32
 """Ingested items between two steps of a merge."""
 
@@ -63,16 +61,23 @@ class MemoryStore(Recall):
             MemoryStoreError: ``unknown_collection``, ``content_too_long``, ``content_not_text`` or ``bad_time``.
         """
         prepared = [
-            (draft, COLLECTIONS.index(draft.collection), _hash(draft), _milliseconds(draft))
+            (draft, COLLECTIONS.index(draft.collection), _hash(draft), milliseconds(draft.created_at))
             for draft in map(_checked, drafts)
         ]
         results = self._file.write(lambda: [self._ingest(*each) for each in prepared], meanwhile=True)
         self._unmerged += len(drafts)
         while self._unmerged >= MERGE_EVERY:
             self._unmerged -= MERGE_EVERY
-            if not self.maintain():
+            if not self._maintain_later():
                 self._unmerged %= MERGE_EVERY
         return results
+
+    def _maintain_later(self) -> bool:
+        """``maintain`` for who has something else to answer: what is wrong is told by the next call."""
+        try:
+            return self.maintain()
+        except MemoryStoreError:
+            return False
 
     def _ingest(self, draft: Draft, collection: int, digest: bytes, created: int) -> Ingested:
         db, documents = self._file.db, self._file.index.documents
@@ -136,12 +141,14 @@ class MemoryStore(Recall):
             The number of items that are gone.
 
         Raises:
-            MemoryStoreError: ``unknown_item`` or ``bad_request``.
+            MemoryStoreError: ``unknown_item``, ``bad_request`` or ``bad_time``.
         """
         if sum(each is not None for each in (item_ids, source_ref, before)) != 1:
             raise MemoryStoreError(
                 "bad_request", "Say what to forget: items, a source or a time, and only one of them."
             )
+
+        border = milliseconds(before)
 
         def work() -> int:
             forgetter = Forgetter(self._file.db, self._file.index)
@@ -149,7 +156,7 @@ class MemoryStore(Recall):
                 return forgetter.items([self.doc(each) for each in item_ids])
             if source_ref is not None:
                 return forgetter.occurrences("source_ref = ?", source_ref)
-            return forgetter.occurrences("created_at < ?", round((before or 0) * 1000))
+            return forgetter.occurrences("created_at < ?", border)
 
         with schema.faults(self._file.path):
             self._file.db.execute("PRAGMA secure_delete = ON")  # zeros over all of it
@@ -236,8 +243,6 @@ def _checked(draft: Draft) -> Draft:
         raise MemoryStoreError(
             "content_too_long", f"An item has at most {MAX_CONTENT:,} characters.", "Ingest it in parts."
         )
-    if draft.created_at is not None and not _EARLIEST <= draft.created_at <= _LATEST:
-        raise MemoryStoreError("bad_time", "A time is in Unix seconds, from the year 1 to 9999.")
     for text in (draft.content, draft.source_ref, draft.thread or ""):
         try:
             text.encode()
@@ -248,7 +253,3 @@ def _checked(draft: Draft) -> Draft:
 
 def _hash(draft: Draft) -> bytes:
     return hashlib.sha256(draft.content.encode()).digest()
-
-
-def _milliseconds(draft: Draft) -> int:
-    return time.time_ns() // 1_000_000 if draft.created_at is None else round(draft.created_at * 1000)
