@@ -43,6 +43,7 @@ class First:
             "max_file_bytes": 1 << 30,
             "sites": [],
             "landlock": None,
+            "guards": [],
             **changes,
         }
         self.channel, theirs = Channel.pair()
