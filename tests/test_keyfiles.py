@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,6 +143,44 @@ def test_a_repository_that_obeys_a_link_is_protected_whole(tmp_path: Path, name:
     (tmp_path / "sub" / "kept").mkdir()
     (tmp_path / "sub" / ".git" / name).symlink_to(target)
     assert keyfiles.find_protected(tmp_path) == [tmp_path / "sub" / ".git"]
+
+
+def test_a_repository_behind_a_link_within_the_project(tmp_path: Path) -> None:
+    for name in ("store/hooks", "a", "b", "c", "outside"):
+        (tmp_path / "project" / name).mkdir(parents=True)
+    project = tmp_path / "project"
+    text = f'[remote "origin"]\nurl = https://ada:{rnd(20)}@git.example.org/x\n'
+    (project / "outside").rename(tmp_path / "outside")
+    for folder in (project / "store", tmp_path / "outside"):
+        (folder / "config").write_text(text)
+    (project / "a" / ".git").symlink_to("../store")
+    (project / "b" / ".git").symlink_to(tmp_path / "outside")
+    (project / "c" / ".git").symlink_to("nowhere")
+    assert keyfiles.find_protected(project) == [project / "store" / "hooks", project / "store" / "config"]
+    assert keyfiles.find_key_files(project) == [project / "store" / "config"]
+
+
+@pytest.mark.parametrize("find", [keyfiles.find_key_files, keyfiles.find_protected])
+def test_nothing_outside_is_looked_at_when_a_folder_becomes_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[Path], list[Path]]
+) -> None:
+    project, private = tmp_path / "project", tmp_path / "private"
+    (project / "sub").mkdir(parents=True)
+    private.mkdir()
+    (private / ".env").write_text(f"API_KEY={rnd(20)}\n")
+    (private / ".envrc").write_text("layout python\n")
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        with real(path) as listed:
+            entries = list(listed)
+        if (project / "sub").is_dir() and not (project / "sub").is_symlink():  # seen as a folder, then exchanged
+            (project / "sub").rename(tmp_path / "aside")
+            (project / "sub").symlink_to(private)
+        return contextlib.nullcontext(entries)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert find(project) == []
 
 
 def test_the_search_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,12 +62,20 @@ def credential_in_text(text: str, *, assignments: bool = True) -> bool:
     return False
 
 
-def _read(path: str) -> str | None:
-    """A regular text file's content (the first 256 KB), else None. Opened so that a fifo cannot block."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _read(path: str, folder: int | None = None) -> str | None:
+    """A regular text file's content (the first 256 KB), else None. Opened so that a fifo cannot block.
+
+    Args:
+        folder: descriptor of the folder that ``path`` is a name in; a link there is not followed.
+    """
     import stat
 
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if folder is None else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, flags, dir_fd=folder)
     except OSError:
         return None
     try:
@@ -115,63 +123,104 @@ _MAX_ENTRIES = 20_000
 _MAX_DEPTH = 8
 
 
-def _walk(folder: str, depth: int, skipped: frozenset[str], budget: list[int]) -> Iterator[os.DirEntry[str]]:
-    """Entries below ``folder`` without following links, breadth limited by ``budget`` and depth."""
+def _walk(
+    path: str, depth: int, skipped: frozenset[str], budget: list[int], above: int | None = None
+) -> Iterator[tuple[str, os.DirEntry[str], int]]:
+    """(path, entry, descriptor of its folder) of what is below ``path``, breadth limited by ``budget`` and depth. By
+    descriptors: whoever writes the folder may exchange any part of it for a link meanwhile."""
     try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+        folder = os.open(path if above is None else os.path.basename(path), _FOLDER, dir_fd=above)
     except OSError:
         return
-    folders = []
-    for entry in found:
-        budget[0] -= 1
-        if budget[0] < 0:
+    try:
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
             return
-        yield entry
-        if entry.is_dir(follow_symlinks=False) and entry.name not in skipped:
-            folders.append(entry.path)
-    if depth > 0:
-        for path in folders:
-            yield from _walk(path, depth - 1, skipped, budget)
+        folders = []
+        for entry in found:
+            budget[0] -= 1
+            if budget[0] < 0:
+                return
+            yield os.path.join(path, entry.name), entry, folder
+            if entry.is_dir(follow_symlinks=False) and entry.name not in skipped:
+                folders.append(entry.name)
+        if depth > 0:
+            for name in folders:
+                yield from _walk(os.path.join(path, name), depth - 1, skipped, budget, folder)
+    finally:
+        os.close(folder)
+
+
+def _repository(path: str, top: str) -> str | None:
+    """Where the repository of the ``.git`` at ``path`` is. None: a link leads out of ``top``, and inside to nothing."""
+    try:
+        if not os.path.islink(path):
+            return path
+        real = os.path.realpath(path)
+    except OSError:  # exchanged meanwhile
+        return None
+    return real if real.startswith(top.rstrip("/") + "/") else None
+
+
+def _configuration(repository: str, top: str) -> str | None:
+    try:
+        descriptor = os.open(top, _FOLDER)
+    except OSError:
+        return None
+    try:
+        for name in os.path.relpath(repository, top).split("/"):
+            below = os.open(name, _FOLDER, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        return _read("config", descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def find_key_files(folder: Path) -> list[Path]:
     """The files of a project that hold credentials, by content: what ``choir run`` masks.
 
     Looks at names that carry keys (``.env``, ``*.pem``, ``.npmrc``) and, for key shapes only, at configuration. At most
-    20,000 entries, 8 levels deep; version control, packages and build output are skipped; links are not followed.
+    20,000 entries, 8 levels deep; version control, packages and build output are skipped; links are not followed, but
+    for a ``.git`` that leads to another place in the project.
     """
     from pathlib import Path
 
-    found = []
-    for entry in _walk(os.fspath(folder), _MAX_DEPTH, _SKIPPED_FOLDERS, [_MAX_ENTRIES]):
+    top, found = os.fspath(folder), []
+    for path, entry, inside in _walk(top, _MAX_DEPTH, _SKIPPED_FOLDERS, [_MAX_ENTRIES]):
         name = entry.name.lower()
         if name == ".git":  # a remote's URL may hold a password
-            text = _read(os.path.join(entry.path, "config"))
-            if text is not None and has_credential_shape(text):
-                found.append(Path(entry.path, "config"))
+            git = _repository(path, top)
+            text = _configuration(git, top) if git else None
+            if git and text is not None and has_credential_shape(text):
+                found.append(Path(git, "config"))
             continue
         carries = name.startswith((".env", "id_")) or name in _KEY_NAMES or name.endswith(_KEY_ENDINGS)
         if not (carries or name.endswith(_CONFIG_ENDINGS)) or not entry.is_file(follow_symlinks=False):
             continue
-        text = _read(entry.path)
+        text = _read(entry.name, inside)
         if text is not None and "\0" not in text and credential_in_text(text, assignments=carries):
-            found.append(Path(entry.path))
+            found.append(Path(path))
     return found
 
 
 def find_protected(folder: Path) -> list[Path]:
     """What the host would execute or obey later in a project, to be read-only inside: git hooks and configuration,
     ``.envrc``; of nested repositories too, 3 levels deep. A repository whose hooks or configuration are links is itself
-    one: nothing can be mounted over a link, only over what it leads to."""
+    one: nothing can be mounted over a link, only over what it leads to. So it is when ``.git`` leads elsewhere in the
+    project; that link can be replaced, which ``choir.git_traps`` tells."""
     from pathlib import Path
 
-    found = []
-    for entry in _walk(os.fspath(folder), 3, _SKIPPED_FOLDERS, [_MAX_ENTRIES]):
+    top, found = os.fspath(folder), []
+    for path, entry, _ in _walk(top, 3, _SKIPPED_FOLDERS, [_MAX_ENTRIES]):
         if entry.name == ".envrc" and entry.is_file(follow_symlinks=False):
-            found.append(Path(entry.path))
-        elif entry.name == ".git" and not entry.is_symlink():
-            git = Path(entry.path)
+            found.append(Path(path))
+        elif entry.name == ".git" and (place := _repository(path, top)) is not None and os.path.lexists(place):
+            git = Path(place)
             obeyed = [git / "hooks", git / "config"]
             found += [git] if any(path.is_symlink() for path in obeyed) or not git.is_dir() else obeyed
     return found

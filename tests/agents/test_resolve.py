@@ -235,6 +235,7 @@ def test_rustup_proxy(world: World) -> None:
 
 
 def test_workspace_venv_shows_the_interpreter_it_was_made_from(world: World) -> None:
+    world.program(".pyenv/versions/3.12.1/lib/python3.12/os.py")
     pyenv(world, "3.12.1")
     base = world.home / ".pyenv/versions/3.12.1"
     world.program("work/project/.venv/pyvenv.cfg", f"home = {base}/bin\nversion = 3.12.1\n", 0o644)
@@ -326,3 +327,22 @@ def test_this_interpreter_runs_from_what_is_shown() -> None:
     done = subprocess.run([found.argv0, "-Ic", code], capture_output=True, text=True, check=True)
     for line in done.stdout.split():
         assert any(line == each or line.startswith(each + "/") for each in shown), (line, shown)
+
+
+@pytest.mark.parametrize("target", ["letters/bin/run", "work/other/bin/run", ".local/notes.sh"])
+@pytest.mark.parametrize("how", ["link", "first line", "venv"])
+def test_a_file_of_the_workspace_shows_no_folder_of_its_choice(world: World, target: str, how: str) -> None:
+    program = world.program(target)
+    (program.parent.parent / "lib").mkdir(exist_ok=True)
+    tool = world.project / ".venv" / "bin" / "tool"
+    tool.parent.mkdir(parents=True)
+    if how == "first line":
+        tool.write_text(f"#!{program}\n")
+        tool.chmod(0o755)
+    else:
+        tool.symlink_to(program)
+    if how == "venv":
+        (world.project / ".venv" / "pyvenv.cfg").write_text(f"home = {program.parent}\n")
+    with pytest.raises(CommandError) as caught:
+        world.resolve("./.venv/bin/tool")
+    assert (caught.value.reason, caught.value.exit_code) == ("command_elsewhere", 126)

@@ -15,6 +15,7 @@ import pytest
 from choir import keyfiles
 from choir.errors import EXIT_REFUSED, IsolationError, KeylessError, StartError
 from choir.isolation import plan as planning
+from choir.isolation import terminals
 from choir.isolation.bubblewrap import BubblewrapBackend
 from choir.isolation.contract import EndedEarly, Mount, PhaseReached, SandboxLimits, SandboxSpec
 from choir.isolation.host import inspect
@@ -260,6 +261,67 @@ def test_a_link_at_a_guarded_place_shows_nothing_of_the_host(
     with pytest.raises(StartError) as caught:
         asyncio.run(output_of(backend, spec))
     assert caught.value.reason in ("workspace_changed", "mount_failed")
+
+
+@pytest.mark.parametrize("protect", [False, True])
+def test_a_workspace_that_somebody_makes_a_link_is_not_entered(
+    make_spec: MakeSpec, project: Path, tmp_path: Path, protect: bool
+) -> None:
+    """What a sandbox does to a folder of its workspace in which another is being started."""
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "secret").write_text("hidden")
+    inner = project / "inner"
+    (inner / "deep" / ".git").mkdir(parents=True)
+
+    def swap() -> None:
+        inner.rename(project / "aside")
+        inner.symlink_to(private)
+
+    protected = (inner / "deep" / ".git" / "hooks",) if protect else ()
+    spec = make_spec("sh", "-c", "cat secret; touch made", workspace=inner, protected=protected)
+    with pytest.raises(StartError) as caught:
+        asyncio.run(output_of(_Swapped(swap), spec))
+    assert caught.value.reason in ("workspace_changed", "mount_failed")
+    if ROOT or not protect:  # bubblewrap makes the places it mounts on; only root's are settled before it runs
+        assert os.listdir(private) == ["secret"]
+
+
+class _CodeIn(BubblewrapBackend):
+    """Choir, or its Python, is installed in the workspace."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def plan(self, spec: SandboxSpec, terminal: str = "") -> Plan:
+        host = inspect()
+        return planning.build(spec, host._replace(code=(*host.code, str(self._folder))), root=ROOT)
+
+
+def test_code_in_the_workspace_cannot_be_replaced(make_spec: MakeSpec, project: Path) -> None:
+    code = project / "tools" / "deep" / "venv"
+    code.mkdir(parents=True)
+    script = "mv tools other || mv tools/deep tools/other || touch tools/deep/venv/made || touch tools/made && ls tools"
+    exited, text = asyncio.run(output_of(_CodeIn(code), make_spec("sh", "-c", script, workspace=project)))
+    assert exited.code == 0
+    assert text.splitlines()[-2:] == ["deep", "made"]
+    assert code.is_dir()
+
+
+def test_a_sandbox_cannot_take_all_terminals(backend: BubblewrapBackend, make_spec: MakeSpec) -> None:
+    script = """
+import os
+count = 0
+try:
+    while count < 1000:
+        os.openpty()
+        count += 1
+except OSError as error:
+    print(count, error.strerror)
+"""
+    exited, text = asyncio.run(output_of(backend, make_spec(planning_python(), "-c", script)))
+    assert (exited.code, text) == (0, f"{terminals.MOST} No space left on device\n")
 
 
 def test_a_repository_whose_hooks_are_a_link_is_read_only(

@@ -63,6 +63,18 @@ def test_writing_is_left_where_the_steps_make_a_place_for_it(make_spec: MakeSpec
         assert not any("landlock" in line for line in plan.describe())
 
 
+def test_nothing_is_mounted_where_a_home_has_a_link(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec("true")
+    spec.home.mkdir(exist_ok=True)
+    code = ("/home/choir/tools/venv",)
+    (spec.home / "tools").mkdir()
+    build(spec, code=code)
+    (spec.home / "tools" / "venv").symlink_to("../../../usr/bin")
+    with pytest.raises(StartError) as caught:
+        build(spec, code=code)
+    assert caught.value.reason == "workspace_changed"
+
+
 def test_folders_come_after_those_they_lie_in_and_code_last(make_spec: MakeSpec, tmp_path: Path) -> None:
     workspace = tmp_path / "project"
     (workspace / "venv").mkdir(parents=True)

@@ -2,12 +2,14 @@
 
 Interpreters and CLIs often live in the home folder (pyenv, nvm, volta, bun, uv, pipx, npm prefixes), which a sandbox
 does not see. Each is shown read-only and as narrowly as it can be: one installation's folder or the single file; never
-the home, a folder right in it (``~/.cargo`` holds credentials), or one that holds a credential file.
+the home, a folder right in it (``~/.cargo`` holds credentials), or one that holds a credential file. What a link, first
+line or ``pyvenv.cfg`` of the workspace leads to may be an agent's choice: shown if it is a language's installation.
 Nothing is executed to find out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -92,7 +94,7 @@ def resolve_command(
         home: whose home is to stay unseen. Default: this process's user's.
 
     Raises:
-        CommandError: ``command_not_found`` (127) or ``command_not_executable`` (126).
+        CommandError: ``command_not_found`` (127), ``command_not_executable`` or ``command_elsewhere`` (126).
     """
     search = _Search(
         path, workspace, os.environ if environment is None else environment, (home or Path.home()).resolve()
@@ -104,7 +106,8 @@ def resolve_command(
     for name in COMPANIONS:
         companion = _find(search, name)
         if companion is not None:
-            _include(search, companion, _MAX_INTERPRETERS)
+            with contextlib.suppress(CommandError):
+                _include(search, companion, _MAX_INTERPRETERS)
     return Resolved(str(argv0), tuple(Mount(each) for each in search.mounts), tuple(search.entries))
 
 
@@ -158,17 +161,27 @@ def _not_found(search: _Search, command: str) -> CommandError:
     return CommandError("command_not_found", f"{command}: command not found.", hint, 127)
 
 
-def _include(search: _Search, found: Path, budget: int, by_name: bool = True) -> Path:
-    """Show what ``found`` needs; the path to start it by. ``by_name``: it shall be found on PATH inside, too."""
+def _include(search: _Search, found: Path, budget: int, by_name: bool = True, led: bool = False) -> Path:
+    """Show what ``found`` needs; the path to start it by.
+
+    Args:
+        by_name: it shall be found on PATH inside, too.
+        led: a file of the workspace led here.
+    """
+    led = led or found.is_relative_to(search.workspace)
     found = found.parent.resolve() / found.name
     real = found.resolve()
     venv = _venv(found)
+    if led:
+        _check_led(search, real)
     if venv is not None:
         # Python finds its venv by the path it is started by, so the links stay as they are.
         search.show(venv)
         search.enter(found.parent)
         _show_links(search, found)
         for base in (real, *_base(venv)):
+            if led:
+                _check_led(search, base)
             _show_installation(search, base, base)
         start = found
     else:
@@ -176,21 +189,46 @@ def _include(search: _Search, found: Path, budget: int, by_name: bool = True) ->
         if by_name:
             search.enter(start.parent)
     if budget > 0:
-        _include_interpreter(search, real, budget - 1)
+        _include_interpreter(search, real, budget - 1, led)
     return start
 
 
-def _include_interpreter(search: _Search, script: Path, budget: int) -> None:
+def _check_led(search: _Search, real: Path) -> None:
+    """
+    Raises:
+        CommandError: ``command_elsewhere``.
+    """
+    if search.visible(real) or real.is_relative_to("/nix/store"):
+        return
+    folder = _installation(real, search.home)
+    if folder is not None and _is_runtime(folder):
+        return
+    raise CommandError(
+        "command_elsewhere",
+        f"A file of this folder leads to {real}, which is no Python, Node or Ruby.",
+        "Start it by its own path, or show it to agents: read_only_paths in [sandbox].",
+        126,
+    )
+
+
+def _is_runtime(folder: Path) -> bool:
+    """Whether a language is installed in ``folder``."""
+    library = folder / "lib"
+    known = library / "node_modules" / "npm", folder / "include" / "node", library / "ruby"
+    return any(path.is_dir() for path in known) or any(library.glob("py*/os.py"))
+
+
+def _include_interpreter(search: _Search, script: Path, budget: int, led: bool) -> None:
     words = _shebang(script)
     if not words:
         return
     if os.path.basename(words[0]) == "env":
         name = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), None)
-        interpreter = _find(search, name) if name else None
+        interpreter, led = _find(search, name) if name else None, False
     else:
         interpreter = Path(words[0])
     if interpreter is not None and _executable(interpreter):
-        _include(search, interpreter, budget)
+        _include(search, interpreter, budget, led=led)
 
 
 def _shebang(path: Path) -> list[str]:

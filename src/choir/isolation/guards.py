@@ -1,9 +1,10 @@
-"""Mounts over paths of a workspace, to which somebody else may be doing something at this very moment.
+"""Mounts of a workspace and over paths of it, to which somebody else may be doing something at this very moment.
 
 The launcher follows links, in what it mounts as in what it mounts it on: a link that one sandbox leaves in a shared
 folder would show the host's files in the next. So nothing with a link in its path is mounted; and since it can become
 one while the launcher works, the sandbox's first process looks at every such mount before anything else runs. Each must
 be a mount of its own and show what was seen before. There are as many mounts as paths, so none of them is elsewhere.
+The workspace is one of them: it may lie in the workspace of another sandbox.
 Standard library only: the sandbox's first process imports this.
 """
 
@@ -39,7 +40,10 @@ def identity(folder: str, path: str) -> Identity | None:
         StartError: ``workspace_changed``: it is a link, or leads through one.
     """
     *parents, last = os.path.relpath(path, folder).split("/")
-    descriptor = os.open(folder, _FOLDER)
+    try:
+        descriptor = os.open(folder, _FOLDER)
+    except OSError:
+        raise changed(folder) from None
     try:
         for name in parents:
             below = os.open(name, _FOLDER, dir_fd=descriptor)
@@ -57,7 +61,7 @@ def identity(folder: str, path: str) -> Identity | None:
     return found.st_dev, found.st_ino
 
 
-def check(workspace: str, guards: Iterable[tuple[str, Identity | None]]) -> None:
+def check(guards: Iterable[tuple[str, Identity | None]]) -> None:
     """Refuse a sandbox whose guards are not where they should be.
 
     Args:
@@ -66,7 +70,7 @@ def check(workspace: str, guards: Iterable[tuple[str, Identity | None]]) -> None
     Raises:
         StartError: ``workspace_changed``.
     """
-    mounts = {_mount(workspace)[0]}
+    mounts = set()
     for path, wanted in guards:
         try:
             mount, found = _mount(path)

@@ -33,6 +33,7 @@ from choir.isolation.launch import Launch, first_message, launch
 from choir.isolation.launch_errors import explain_launch_failure
 from choir.isolation.limits import Limits
 from choir.isolation.strays import kill_strays
+from choir.isolation.terminals import Bound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Keeper:
         self._held: bool = message.get("hold", False)
         self._proceeded = False
         self._executing = False
+        self._terminals: Bound | None = None
         self._failure: dict[str, str] | None = None
         self._kill_at: float | None = None
         self._ended = False
@@ -141,6 +143,7 @@ class Keeper:
             self._claim(message, descriptors)
         elif operation == "proceed" and not (self._proceeded or self._held):
             self._proceeded = True
+            self._bind_terminals()
             self._say({"op": "proceed"}, [])
             self._find_first()
             first = self._launched.first_pid() if self._launched is not None else None
@@ -203,6 +206,11 @@ class Keeper:
             with contextlib.suppress(ChannelClosed):  # it has ended; the launcher's exit says so
                 self._inner.send(message, descriptors)
 
+    def _bind_terminals(self) -> None:
+        bound, self._terminals = self._terminals, None
+        if bound is not None:
+            bound.wait()
+
     def _find_first(self) -> None:
         """Get hold of pid 1 inside, if there is one yet."""
         pid = self._launched.first_pid() if self._launched is not None and self._first_pidfd < 0 else None
@@ -229,6 +237,9 @@ class Keeper:
             self._phase("listener", descriptors, first_pid=_pid_of(self._command_pidfd))
         elif "phase" in message:
             self._phase(str(message["phase"]))
+            first = self._launched.first_pid() if self._launched is not None else None
+            if message["phase"] == "namespace" and first is not None:
+                self._terminals = Bound(first)
 
     def _first_process_silent(self) -> None:
         """Its channel closes when it has become the command (close-on-exec), or has ended."""
@@ -263,6 +274,7 @@ class Keeper:
 
     def _launcher_ended(self) -> None:
         assert self._launched is not None
+        self._bind_terminals()
         _, status = os.waitpid(self._launched.pid, 0)
         self._unwatch(self._launcher_pidfd)
         while self._inner is not None and select.select([self._inner], [], [], 0)[0]:  # its last words

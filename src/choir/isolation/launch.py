@@ -71,7 +71,7 @@ def launch(plan: dict[str, Any], log: int, join: Callable[[], None]) -> Launch:
         join: called in the launcher before it is one, as who we are: puts it under its limits.
 
     Raises:
-        IsolationError: see ``choir.isolation.staging.stage``.
+        IsolationError, StartError: see ``choir.isolation.staging.stage``.
         OSError: out of descriptors, memory or processes.
     """
     sources: list[tuple[str, bool]] = [(path, owned) for path, owned in plan["sources"]]
@@ -81,7 +81,7 @@ def launch(plan: dict[str, Any], log: int, join: Callable[[], None]) -> Launch:
         from choir.isolation.staging import stage
 
         host_uid = plan["host_uid"]
-        places = stage(sources, host_uid)
+        places = stage(sources, host_uid, {path: tuple(found) for path, found in plan["seen"]})
     inner, theirs = Channel.pair()
     channel = theirs.sock.detach()
     passed = _Passed(channel)

@@ -73,14 +73,15 @@ def build(spec: SandboxSpec, host: Host, *, root: bool, terminal: str = "") -> P
     """
     _check(spec, root)
     _check_cache(spec, host)
-    guarded = _workspace_guards(spec, host)
+    folders = _folders(spec, host)
+    guarded = _workspace_guards(spec, host, _places(spec, folders))
     steps: list[Step] = [
         _NAMESPACES,
         Flags(("--uid", str(UID), "--gid", str(UID), "--hostname", USER), f"inside it is user {USER} on host {USER}"),
         _RIGHTS,
         _LIFE,
         *_base(spec, host, terminal),
-        *_folders(spec, host),
+        *folders,
         *guarded.steps,
         Freeze("/"),
     ]
@@ -96,7 +97,11 @@ def _check(spec: SandboxSpec, root: bool) -> None:
     if spec.workspace is None:
         return
     workspace = str(spec.workspace)
-    if not spec.workspace.is_absolute() or os.path.realpath(workspace) != workspace:
+    try:
+        real = os.path.realpath(workspace)
+    except OSError:  # a link when it was looked at, and none when it was read
+        raise guards.changed(workspace) from None
+    if not spec.workspace.is_absolute() or real != workspace:
         raise StartError("workspace_refused", f"{workspace} is not an absolute path without links.")
     if not spec.workspace.is_dir():
         raise StartError("workspace_missing", f"{workspace} is not a folder.")
@@ -122,6 +127,26 @@ def _check_cache(spec: SandboxSpec, host: Host) -> None:
                 f"{spec.workspace} holds what Choir keeps for every sandbox ({folder}).",
                 "Work in a folder of a project's own.",
             )
+
+
+def _places(spec: SandboxSpec, folders: list[Bind]) -> dict[str, guards.Identity | None]:
+    """What is mounted in folders that sandboxes write; an earlier one may have left a link there.
+
+    Raises:
+        StartError: ``workspace_changed``.
+    """
+    found = {}
+    written = [bind for bind in folders if bind.access == "read-write"]
+    for bind in folders:
+        above = [each for each in written if each.path != bind.path and is_inside(bind.path, [each.path])]
+        if not above:
+            continue
+        base = max(above, key=lambda each: len(each.path))
+        if os.path.isdir(base.source):
+            identity = guards.identity(base.source, base.source + bind.path[len(base.path) :])
+            if is_inside(bind.source, [base.source]):
+                found[bind.path] = identity
+    return found
 
 
 def _base(spec: SandboxSpec, host: Host, terminal: str) -> list[Step]:
@@ -154,7 +179,7 @@ def _base(spec: SandboxSpec, host: Host, terminal: str) -> list[Step]:
     return steps
 
 
-def _folders(spec: SandboxSpec, host: Host) -> list[Step]:
+def _folders(spec: SandboxSpec, host: Host) -> list[Bind]:
     """Home, mounts, workspace and code; a folder after the one it lies in, and code last at the same place, so that it
     stays read-only whatever it lies in."""
     binds = [Bind(str(spec.home), HOME, "read-write", owned=True, purpose="home, persistent")]
@@ -168,8 +193,24 @@ def _folders(spec: SandboxSpec, host: Host) -> list[Step]:
         path = str(spec.workspace)
         binds.append(Bind(path, path, "read-write", owned=True, purpose="workspace"))
     binds += [Bind(path, path, purpose="Python and Choir") for path in host.code]
+    binds += _pins(binds)
     binds.sort(key=lambda bind: len(Path(bind.path).parts))
-    return list(binds)
+    return binds
+
+
+def _pins(binds: list[Bind]) -> list[Bind]:
+    """Every folder between one that can be written and a read-only one in it: bound over itself it cannot be renamed
+    away, with another put where the host looks for Choir's code."""
+    writable = [bind.path for bind in binds if bind.access == "read-write" and bind.path != HOME]
+    places = {bind.path for bind in binds}
+    found = {
+        str(parent)
+        for bind in binds
+        if bind.access == "read-only"
+        for parent in Path(bind.path).parents
+        if is_inside(str(parent), writable) and str(parent) not in places
+    }
+    return [Bind(path, path, "read-write", purpose="cannot be replaced") for path in sorted(found)]
 
 
 class _Guards(NamedTuple):
@@ -179,11 +220,12 @@ class _Guards(NamedTuple):
     expected: dict[str, guards.Identity | None]
 
 
-def _workspace_guards(spec: SandboxSpec, host: Host) -> _Guards:
-    found = _Guards([], {})
+def _workspace_guards(spec: SandboxSpec, host: Host, places: dict[str, guards.Identity | None]) -> _Guards:
+    found = _Guards([], places)
     if spec.workspace is None:
         return found
     workspace, masked = str(spec.workspace), set(spec.masked)
+    found.expected[workspace] = guards.identity("/", workspace)
 
     def put(step: Bind | Empty, identity: guards.Identity | None) -> None:
         found.steps.append(step)
@@ -311,4 +353,5 @@ def wire(plan: Plan, spec: SandboxSpec, host: Host, mark: str) -> dict[str, Any]
         "host_uid": spec.host_uid,
         "limits": plan.limits,
         "first_process": plan.first_process,
+        "seen": [[path, found] for path, found in plan.first_process["guards"] if path in index],
     }

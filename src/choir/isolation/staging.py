@@ -13,6 +13,11 @@ import os
 import stat
 
 from choir.errors import IsolationError
+from choir.isolation import guards
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 STAGES = ("/mnt", "/media", "/srv", "/tmp")  # noqa: S108 - only this mount namespace sees what is put there
 """Folders every system has and everybody may search. The stage hides one of them from the keeper."""
@@ -73,15 +78,22 @@ def _identity_map(uid: int, gid: int, host_uid: int) -> int:
         os.waitpid(pid, 0)
 
 
-def _clone_mount(path: str, host_uid: int | None) -> int:
+def _clone_mount(path: str, host_uid: int | None, seen: guards.Identity | None) -> int:
     """A detached copy of the mount at ``path``; idmapped to ``host_uid`` when it belongs to another."""
-    info = os.stat(path)
-    if host_uid is None or info.st_uid == host_uid:
-        flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
-        return _check(_libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {path}")
-    # Not recursive: what is mounted below would keep its own identities.
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
-    tree = _check(_libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {path}")
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)  # whatever becomes of the path now
+    try:
+        info = os.fstat(place)
+        if seen is not None and (info.st_dev, info.st_ino) != seen:
+            raise guards.changed(path)
+        flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH
+        mapped = host_uid is not None and info.st_uid != host_uid
+        if not mapped:  # else what is mounted below would keep its own identities
+            flags |= _AT_RECURSIVE
+        tree = _check(_libc.syscall(_OPEN_TREE, place, b"", flags), f"open_tree {path}")
+    finally:
+        os.close(place)
+    if host_uid is None or not mapped:
+        return tree
     userns = _identity_map(info.st_uid, info.st_gid, host_uid)
     attributes = _MountAttributes(set=_MOUNT_ATTR_IDMAP, userns=userns)
     try:
@@ -125,18 +137,22 @@ def _target(folder: str, index: int, tree: int) -> str:
     return path
 
 
-def stage(sources: list[tuple[str, bool]], host_uid: int) -> list[str]:
+def stage(
+    sources: list[tuple[str, bool]], host_uid: int, seen: Mapping[str, guards.Identity | None] | None = None
+) -> list[str]:
     """Enter a private mount namespace and put every source on the stage.
 
     Args:
         sources: (host path, whether it is to belong to the sandbox's uid).
         host_uid: the sandbox's uid on the host.
+        seen: what some of the paths were when the plan was made, and must still be.
 
     Returns:
         Where each source is now, in order.
 
     Raises:
         IsolationError: ``root_without_mounts``, ``no_stage``, ``source_missing`` or ``folder_not_mappable``.
+        StartError: ``workspace_changed``.
     """
     folder = stage_folder((__file__, os.__file__))
     try:
@@ -148,10 +164,10 @@ def stage(sources: list[tuple[str, bool]], host_uid: int) -> list[str]:
             f"Root may not make a mount namespace here ({error.strerror}).",
             "Give the container CAP_SYS_ADMIN, or run Choir as an ordinary user.",
         ) from error
-    trees = []
+    trees, seen = [], seen or {}
     for path, owned in sources:
         try:
-            trees.append(_clone_mount(path, host_uid if owned else None))
+            trees.append(_clone_mount(path, host_uid if owned else None, seen.get(path)))
         except OSError as error:
             raise IsolationError("source_missing", f"Cannot show {path} in the sandbox: {error.strerror}.") from error
     # Last, because it hides the folder that it is mounted on.

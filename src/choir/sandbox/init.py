@@ -145,7 +145,7 @@ def _check(plan: dict[str, Any], descriptors: set[int]) -> None:
     if plan["guards"]:
         from choir.isolation import guards
 
-        guards.check(plan["cwd"], plan["guards"])
+        guards.check(plan["guards"])
     keyless.check_environment(plan["environment"])
     keyfiles.check_home(plan["home"])
     keyless.check_processes()
