@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from choir import run_config
+from choir import public_url, run_config
 from choir.errors import ConfigError
 from choir.places import data_file
 from choir.toml_place import place
@@ -46,6 +46,7 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     environment: dict[str, str] = {}
     ask_usage: bool = True
     allow_tools: tuple[str, ...] = ()
+    search_models: tuple[str, ...] = ()
     allow_stored: bool = False
     circuit_failures: int = 5
     """Failures in a row after which calls are refused for a while; 0: never."""
@@ -367,7 +368,11 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
         raise refuse(["telemetry", "otlp_endpoint"], "otlp_endpoint is an http(s) URL without query or user.")
     if not 0 <= file.hypervisor.port <= 65535:
         raise refuse(["hypervisor", "port"], f"port {file.hypervisor.port} is not between 0 and 65535.")
-    if file.hypervisor.single_user and urlsplit(file.hypervisor.public_url).hostname not in (None, "localhost"):
+    try:
+        public = public_url.normal(file.hypervisor.public_url)
+    except ValueError as error:
+        raise refuse(["hypervisor", "public_url"], str(error)) from error
+    if file.hypervisor.single_user and urlsplit(public).hostname not in (None, "localhost"):
         raise refuse(["hypervisor", "single_user"], "single_user is for one's own machine: leave `public_url` out.")
     oidc = file.oidc
     if oidc != OidcEntry():
@@ -391,7 +396,7 @@ def _resolve(file: File, path: Path | None, text: str) -> Config:
         raise refuse(["sandbox", "keep_snapshots"], "keep_snapshots must be at least 1.")
     return Config(
         path=path,
-        hypervisor=file.hypervisor,
+        hypervisor=msgspec.structs.replace(file.hypervisor, public_url=public),
         oidc=file.oidc,
         sandbox=file.sandbox,
         limits=file.limits,

@@ -99,6 +99,14 @@ def test_quotes(match: Match, model: str | None, told: int | None, limits: Limit
         assert found == expected
 
 
+def test_what_is_dearer_than_the_price_is_no_bound() -> None:
+    for limits, reason in ((Limits(usd_per_day=1), "price_unknown"), (Limits(tokens_per_minute=M), None)):
+        found = quote(match(), "m", 10, 10, TABLE, limits, dearer="service_tier")
+        assert (found.reason if isinstance(found, Refusal) else None) == reason
+        if isinstance(found, Refusal):
+            assert "`service_tier`" in found.message
+
+
 def counts(read: int | None, output: int | None) -> Counts:
     made = Counts()
     made.input, made.output = read, output

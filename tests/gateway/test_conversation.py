@@ -72,6 +72,18 @@ PASSES: list[tuple[str, Any, dict[str, Any]]] = [
     ("/realtime?model=m", realtime("conversation.item.create", item={"type": "message"}), {}),
 ]
 REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("/responses", create(Tools=[WEB]), {}, "member_in_another_case"),
+    ("/responses", create(model="o3-deep-research"), {"search_models": ("*deep-research*",)}, "provider_tool_denied"),
+    ("/responses", create(Model="gpt-5-pro"), {"models": ("gpt-5",)}, "member_in_another_case"),
+    ("/responses", {"type": "response.cancel", "Type": "response.create"}, {}, "member_in_another_case"),
+    ("/realtime?model=m", realtime("session.update", Session={"tools": [MCP]}), {}, "member_in_another_case"),
+    ("/realtime?model=m", realtime("session.update", session={"Tools": [MCP]}), {}, "member_in_another_case"),
+    (
+        "/realtime?model=m",
+        realtime("session.update", session={"audio": {"input": {"transcription": {"Model": "x"}}}}),
+        {"models": ("m",)},
+        "member_in_another_case",
+    ),
     ("/responses", create(tools=[WEB]), {}, "provider_tool_denied"),
     ("/responses", create(tools=[MCP]), {}, "provider_tool_denied"),
     ("/responses", create(previous_response_id="other"), {}, "foreign_id_denied"),

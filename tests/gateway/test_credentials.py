@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -106,3 +107,66 @@ def test_several_keys(tmp_path: Path) -> None:
         Credentials(config, {"A": "same-key", "B": "same-key"}, {}).keys(several)
     assert raised.value.reason == "keys_same"
     assert "same-key" not in str(raised.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another")
+def test_files_of_another_user_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ".env"
+    path.write_text("A=1\n")
+    path.chmod(0o600)
+    os.chown(path, 12345, 0)
+    with pytest.raises(ConfigError, match="12345") as raised:
+        read_env_file(path)
+    assert raised.value.reason == "env_file_owner"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(ConfigError):  # systemd's are root's or the unit's user's
+        read_env_file(path)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert read_env_file(path) == {"A": "1"}
+    os.chown(path, 0, 0)
+    path.chmod(0o640)
+    assert read_env_file(path) == {"A": "1"}
+    key = tmp_path / "key"
+    key.write_text("k")
+    key.chmod(0o640)
+    os.chown(key, 23456, 0)
+    credentials = Credentials(Config(path=tmp_path / "choir.toml"), {}, {})
+    with pytest.raises(ConfigError) as raised:
+        credentials.keys(provider(f"file:{key}"))
+    assert raised.value.reason == "key_file_owner"
+
+
+def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:
+    credentials = Credentials(Config(path=tmp_path / "choir.toml"), {}, {})
+    key = tmp_path / "key"
+    key.write_bytes(b"\xffsk")
+    key.chmod(0o600)
+    with pytest.raises(Unresolved, match="not UTF-8") as raised:
+        credentials.keys(provider(f"file:{key}"))
+    assert raised.value.reason == "key_file_unreadable"
+    assert "\xff" not in str(raised.value)
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o700)
+    with pytest.raises(Unresolved, match="Is a directory") as raised:
+        credentials.keys(provider(f"file:{folder}"))
+    assert raised.value.reason == "key_file_unreadable"
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(Unresolved, match="not a regular file"):
+        credentials.keys(provider(f"file:{tmp_path}/pipe"))
+    with pytest.raises(Unresolved, match="no key in"):
+        credentials.keys(provider(f"file:{key}/none"))
+    path = tmp_path / ".env"
+    path.write_bytes(b"A=\xff\n")
+    path.chmod(0o600)
+    with pytest.raises(Unresolved) as raised:
+        read_env_file(path)
+    assert raised.value.reason == "env_file_unreadable"
+    credentials = Credentials(Config(path=tmp_path / "choir.toml"), {"A": "handed-over"}, {})
+    assert only(credentials, "env:A") == "handed-over"
+    with pytest.raises(Unresolved, match="not UTF-8"):
+        credentials.keys(provider("env:B"))
+    long = tmp_path / "long"
+    long.write_bytes(b"A=1\n" * 300_000)
+    long.chmod(0o600)
+    with pytest.raises(Unresolved, match="longer"):
+        read_env_file(long)

@@ -137,3 +137,18 @@ def test_any_order_of_pieces(pieces: list[bytes], dirt: bytes, at: int) -> None:
     both(pieces)
     both([text[:at] + dirt + text[at:]])
     both([*pieces, dirt, FIRST, FIRST])
+
+
+@pytest.mark.parametrize("first", [FIRST, GET])
+def test_long_heads_are_not_remembered(first: bytes) -> None:
+    longest = 8 * 1024 - (first.index(b"\r\n\r\n") + 4)
+    for more, shortcuts in ((longest, 1), (longest + 1, 0)):
+        long = first.replace(b"Host: h", b"Host: " + b"h" * (more + 1))
+        assert both([long, long]).shortcuts == shortcuts
+    seen = Seen()
+    parser = RequestParser(seen)
+    parser.feed(first.replace(b"Host: h", b"Host: " + b"h" * 60_000), True)
+    kept = sum(len(value) for name in parser.__slots__ if isinstance(value := getattr(parser, name), bytes))
+    assert kept == 0
+    assert parser._known is None
+    assert parser._last_head is None

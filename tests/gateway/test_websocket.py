@@ -115,3 +115,16 @@ def test_anything_can_be_fed(data: bytes, mask: bool) -> None:
 def test_no_extension_is_asked_for() -> None:
     head = b"A: b\r\nSec-WebSocket-EXTENSIONS: permessage-deflate\r\nSec-WebSocket-Key: k\r\n"
     assert without_extensions(head) == b"A: b\r\nSec-WebSocket-Key: k\r\n"
+
+
+def test_frames_without_content_do_not_pile_up() -> None:
+    reader = Reader(masked=False, max_bytes=1000)
+    reader.feed(frame(Opcode.TEXT, b"a", fin=False, mask=False))
+    empty = frame(Opcode.CONT, b"", fin=False, mask=False)
+    with pytest.raises(BadFrames):
+        reader.feed(empty * 10_000)
+
+    reader = Reader(masked=True, max_bytes=1000)
+    parts = [b"", *[b"a"] * 998, b""]
+    (message,) = reader.feed(b"".join(fragments(Opcode.TEXT, parts, mask=True)))
+    assert message.text == b"a" * 998, "small frames are no fault"

@@ -25,7 +25,7 @@ def reserve(
     limits = sandbox.budget.limits
     if match.billing == "free" or not limited(limits):
         return None
-    most = quote(match, model, found.input_bound, found.output_bound, prices, limits)
+    most = quote(match, model, found.input_bound, found.output_bound, prices, limits, found.dearer)
     if isinstance(most, Refusal):
         return most
     tokens, cost = most

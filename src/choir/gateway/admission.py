@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from choir import tokens
 from choir.config import Config, Family, Limits
 from choir.gateway.bounds import unbounded
-from choir.gateway.policy import body_too_large, limited, model_refusal
+from choir.gateway.policy import body_too_large, limited, model_refusal, search_refusal
 from choir.gateway.prices import PriceTable
 from choir.gateway.refusals import Refusal, refused
 from choir.gateway.request_head import RequestHead
@@ -98,6 +98,8 @@ def decide(
         refusal = refused(400, "upgrade_required", "this route is a WebSocket.")
     elif refusal is None and (match.provider.models or rule is not None):
         refusal = _model_refusal_by_path(match, rule)
+    if refusal is None:
+        refusal = search_refusal(match.provider, match.path_model, match.query_model)
     if refusal is None and match.billing == "unbounded" and limited(limits):
         refusal = unbounded(match)
     if refusal is not None:

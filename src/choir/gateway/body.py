@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from choir.gateway.names import Undecodable, exact
+
 SIDE_COPY = 1024 * 1024
 """Bytes of a body kept beside the relay to read the model's name from; of a longer one only the ends are searched."""
 _ENDS = 64 * 1024
@@ -28,10 +30,6 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string = msgspec.json.Decoder(str)
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises for text that is not what it should be; the last for what is nested too deeply."""
-
-
-class Undecodable(ValueError):  # noqa: N818 - says what the body is
-    """Not one JSON object with each key once."""
 
 
 def printable(model: str | None) -> str | None:
@@ -107,6 +105,7 @@ def strict_members(body: bytes) -> dict[str, msgspec.Raw]:
 
     Raises:
         Undecodable: as ``strict_spans``.
+        InAnotherCase: a name is one that policy reads in other letters.
     """
     try:
         members = _members.decode(body)
@@ -116,6 +115,7 @@ def strict_members(body: bytes) -> dict[str, msgspec.Raw]:
     # comes twice, whose first value the decoder dropped, makes the text longer.
     if len(body) != 1 + 4 * len(members) + sum(map(len, members)) + sum(map(len, members.values())):
         _spans(body, members)
+    exact(members)
     return members
 
 

@@ -7,6 +7,7 @@ yet. Ids are looked for where the API reads them, never in text, tool arguments 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import msgspec
 
 from choir.config import Provider
-from choir.gateway.body import UNREADABLE, Undecodable, strict_members, strict_value, string
+from choir.gateway.body import UNREADABLE, strict_members, strict_value, string
+from choir.gateway.names import Undecodable, exact_among
 from choir.gateway.refusals import Refusal, refused
 from choir.gateway.routing import Dialect
 
@@ -52,6 +54,7 @@ _RULES: dict[Dialect, Rules] = {
         messages=("messages",),
         id_keys=("file_id",),
     ),
+    "completions": Rules(client_tools=(), typed=True, tool_members=_EXTRAS, id_members=(), messages=(), id_keys=()),
     "responses": Rules(
         client_tools=("function", "custom", "local_shell", "apply_patch", "image_generation"),
         typed=True,
@@ -82,13 +85,16 @@ _WATCHED = {
     dialect: (
         rules,
         frozenset(("tools", *rules.tool_members, *rules.id_members)),
-        tuple(b'"%b"' % word.encode() for word in (*rules.id_keys, *rules.id_types)),
+        tuple(b'"%b"' % word.encode() for word in rules.id_types),
     )
     for dialect, rules in _RULES.items()
 }
-"""The members that can be a reason to refuse, and the quoted words that an id in the messages comes with."""
+"""The members that can be a reason to refuse, and the quoted values that an id in the messages comes with."""
+_I = rb"(?:i|\xc4[\xb0\xb1]|\\u013[01])"
+_ID_KEY = re.compile(rb'(?i)"f%ble_?(?:%bd|ur%b)' % (_I, _I, _I))
+"""How every one of ``id_keys`` begins, in any case."""
 _CLIENTS_OWN = {"tool_use": "input", "function_call": "arguments"}
-_ESCAPED = (b"\\u005", b"\\u006", b"\\u007")
+_ESCAPED = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
 """Nobody has to write a letter in this way: it may hide a name."""
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -107,7 +113,7 @@ def refusal(provider: Provider, dialect: Dialect, body: bytes, members: Members)
         found = _member_refusal(rules, provider, members)
         if found is not None:
             return found
-    if not provider.allow_stored and _may_hold_id(body, marks):
+    if rules.messages and not provider.allow_stored and _may_hold_id(body, marks):
         where = _nested_id(rules, members)
         if where is not None:
             return _id_denied(provider, where)
@@ -169,6 +175,8 @@ def _provider_tools(rules: Rules, value: bytes, inside: bool = False) -> Iterato
 
 def _may_hold_id(body: bytes, marks: tuple[bytes, ...]) -> bool:
     # A name in a text has its quotes escaped: as a key or a value of its own it can only be found when it is one.
+    if _ID_KEY.search(body):
+        return True
     for mark in marks:
         if mark in body:
             return True
@@ -193,6 +201,8 @@ def _walk(rules: Rules, value: Any, name: str) -> str | None:
             waiting += [(item, name) for item in value]
         elif isinstance(value, dict):
             kind = value.get("type")
+            for key in value:
+                exact_among(key, (*rules.id_keys, "type") if rules.id_types else rules.id_keys)
             if isinstance(kind, str) and kind in rules.id_types:
                 return f"{name}[].type"
             for key, inner in value.items():

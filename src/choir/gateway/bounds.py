@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from choir.config import Limits
-from choir.gateway.body import strict_members
+from choir.gateway.body import strict_members, string
 from choir.gateway.dialects import Counts
 from choir.gateway.policy import Reservation, has_money_limit
 from choir.gateway.prices import PriceTable, Rate
@@ -22,6 +22,7 @@ from choir.gateway.routing import Billing, Dialect, Match
 _MOST = 2**40
 _OUTPUT: dict[Dialect, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "chat": (("max_completion_tokens", "max_tokens"), ("n",)),
+    "completions": ((), ()),
     "responses": (("max_output_tokens",), ()),
     "messages": (("max_tokens",), ()),
     "generate": (("maxOutputTokens", "max_output_tokens"), ("candidateCount", "candidate_count")),
@@ -52,6 +53,33 @@ def output_bound(dialect: Dialect, members: dict[str, msgspec.Raw]) -> int | Non
     return max(b for b in bounds if b is not None) * max(1, *(t for t in times if t is not None))
 
 
+_PLAIN_TIERS = frozenset(("auto", "default", "standard", "standard_only", "on_demand", "flex", "batch"))
+_PLAIN: dict[str, frozenset[str]] = {
+    "service_tier": _PLAIN_TIERS,
+    "serviceTier": _PLAIN_TIERS,
+    "speed": frozenset(("standard",)),
+    "inference_geo": frozenset(("global",)),
+}
+"""Members that can ask for more than the plain price (OpenAI's and Google's priority, Groq's performance; Anthropic's
+fast mode and its place), and what of them does not."""
+
+
+def dearer(dialect: Dialect | None, members: dict[str, msgspec.Raw]) -> str | None:
+    """The member that asks for what may cost more than the price table says.
+
+    Raises:
+        Undecodable
+    """
+    for name, plain in _PLAIN.items():
+        if name in members and bytes(members[name]) != b"null" and string(members[name]) not in plain:
+            return name
+    if dialect == "generate":
+        for name in _GENERATION:
+            if name in members and any(dearer(None, config) for config in generation_configs(members)):
+                return name
+    return None
+
+
 def generation_configs(members: dict[str, msgspec.Raw]) -> list[dict[str, msgspec.Raw]]:
     """Members of Google's ``generationConfig``, in whichever spellings it is there.
 
@@ -80,15 +108,29 @@ def _whole(value: bytes) -> int | None:
 
 
 def quote(
-    match: Match, model: str | None, sent: int, told: int | None, prices: PriceTable, limits: Limits
+    match: Match,
+    model: str | None,
+    sent: int,
+    told: int | None,
+    prices: PriceTable,
+    limits: Limits,
+    dearer: str | None = None,
 ) -> tuple[int, int] | Refusal:
     """The most a call can use: tokens, and picodollars.
 
     Args:
         sent: tokens it sends at most.
         told: tokens it gets at most, None when it does not say.
+        dearer: the member that asks for more than the plain price.
     """
     money = has_money_limit(limits)
+    if money and dearer is not None:
+        return refused(
+            403,
+            "price_unknown",
+            f"what this user spends is limited, and no price is known for what `{dearer}` asks for. "
+            "Leave it out, or ask for the standard.",
+        )
     rate = prices.find(match.provider.name, model)
     if money and rate is None:
         return refused(

@@ -14,9 +14,10 @@ import msgspec
 
 from choir.frames import CLOSE, TEXT
 from choir.gateway import body_policy
-from choir.gateway.body import UNREADABLE, Undecodable, strict_members, strict_value, string
+from choir.gateway.body import UNREADABLE, strict_members, strict_value, string
 from choir.gateway.dialects import Counts, Tokens
-from choir.gateway.policy import model_refusal
+from choir.gateway.names import InAnotherCase, Undecodable, exact_among
+from choir.gateway.policy import case_refusal, model_refusal, search_refusal
 from choir.gateway.refusals import Refusal, error_body, refused
 from choir.gateway.routing import Match
 from choir.gateway.user_rules import ProviderRule
@@ -192,6 +193,8 @@ class Conversation:
             if kind not in (_REALTIME if self._is_realtime else _RESPONSES):
                 return refused(403, "event_unknown", "the WebSocket's event is of a type that policy does not know.")
             found = self._realtime(members) if self._is_realtime else self._body(message.text, members)
+        except InAnotherCase as other:
+            return case_refusal(other.name)
         except Undecodable:
             return refused(400, "event_undecodable", "each event must be one JSON object with each key once.")
         return self._admit(kind == _ASKS) if found is None else found
@@ -216,6 +219,9 @@ class Conversation:
                 waiting += value
             elif isinstance(value, dict):
                 waiting += value.values()
+                for name, inner in value.items():
+                    if isinstance(inner, str):
+                        exact_among(name, ("model",))
                 if isinstance(model := value.get("model"), str):
                     found = self._model_refusal(model)
                     if found is not None:
@@ -223,7 +229,8 @@ class Conversation:
         return None
 
     def _model_refusal(self, model: str | None) -> Refusal | None:
-        found = model_refusal(self._match.provider.models, model)
+        provider = self._match.provider
+        found = model_refusal(provider.models, model) or search_refusal(provider, model)
         return self._rule.model_refusal(model) if found is None and self._rule is not None else found
 
     def _body(self, text: bytes, members: dict[str, msgspec.Raw]) -> Refusal | None:

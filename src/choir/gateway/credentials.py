@@ -20,8 +20,18 @@ _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)\Z")
 _KEY = re.compile(r"[!-~]{1,8192}\Z")
 
 
+_MAX_BYTES = 1024 * 1024
+
+
 class Unresolved(Exception):  # noqa: N818 - an everyday state: most providers have no key
-    """There is no key behind a reference. The message says which variable or file."""
+    """There is no key behind a reference. The message says which variable or file.
+
+    ``reason`` is ``no_key``, or ``key_file_unreadable`` or ``env_file_unreadable``: there may be one.
+    """
+
+    def __init__(self, message: str, reason: str = "no_key") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Credentials:
@@ -34,12 +44,16 @@ class Credentials:
             services: keys of Choir's own services, by name.
 
         Raises:
-            ConfigError: ``env_file_exposed`` or ``env_file_malformed``.
+            ConfigError: ``env_file_exposed``, ``env_file_owner`` or ``env_file_malformed``.
         """
         self._secrets = dict(secrets)
         self._services = dict(services)
-        self._env_file = config.env_file
-        self._file = read_env_file(config.env_file)
+        self._file: dict[str, str] = {}
+        self._unreadable: Unresolved | None = None
+        try:
+            self._file = read_env_file(config.env_file)
+        except Unresolved as unreadable:  # the variables handed over may be enough
+            self._unreadable = unreadable
 
     def __repr__(self) -> str:
         return "<Credentials>"
@@ -67,7 +81,8 @@ class Credentials:
 
         Raises:
             Unresolved: it needs one, and none is there.
-            ConfigError: ``key_file_exposed``, ``key_malformed`` or ``keys_same``; never repeats a value.
+            ConfigError: ``key_file_exposed``, ``key_file_owner``, ``key_malformed`` or ``keys_same``; never repeats a
+                value.
         """
         found: dict[str, str] = {}
         missing = []
@@ -92,8 +107,10 @@ class Credentials:
         if kind == "env":
             value = (self._secrets.get(name) or self._file.get(name, "")).strip()
             missing = f"no key in {name}"
+            if not value and self._unreadable is not None:
+                raise self._unreadable
         elif kind == "file":
-            value = _read_private(Path(name), "key_file_exposed", 0o007).strip()
+            value = _read_private(Path(name), "key_file", 0o007).strip()
             missing = f"no key in {name}"
         else:
             value = self._services.get(name, "")
@@ -112,13 +129,14 @@ def read_env_file(path: Path) -> dict[str, str]:
     """``KEY=VALUE`` lines, ``export`` allowed, ``#`` comments, single or double quotes; {} when there is no file.
 
     Raises:
-        ConfigError: ``env_file_exposed``: others than the owner can read it; ``env_file_malformed``, with the line; or
-            it is encrypted, and ``decrypt`` failed.
+        ConfigError: ``env_file_exposed``: others than the owner can read it; ``env_file_owner``;
+            ``env_file_malformed``, with the line; or it is encrypted, and ``decrypt`` failed.
+        Unresolved: ``env_file_unreadable``.
     """
     values: dict[str, str] = {}
     # systemd shows a unit's credentials to that unit alone; the group bits there are those of an access list.
     forbidden = 0 if str(path.parent) == os.environ.get("CREDENTIALS_DIRECTORY") else 0o077
-    text = decrypt(path) if is_encrypted(path) else _read_private(path, "env_file_exposed", forbidden)
+    text = decrypt(path) if is_encrypted(path) else _read_private(path, "env_file", forbidden)
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -139,16 +157,47 @@ def _unquoted(text: str) -> str | None:
     return re.split(r"\s+#", text, maxsplit=1)[0].strip()
 
 
-def _read_private(path: Path, reason: str, forbidden: int) -> str:
-    """The text of a file, "" when there is none; the mode is that of the file that is read, not of the name."""
+def _read_private(path: Path, what: str, forbidden: int) -> str:
+    """The text of a file, "" when there is none; owner and mode are those of the file that is read, not of the name.
+
+    Raises:
+        ConfigError: ``<what>_exposed``, or ``<what>_owner``: it is neither root's nor this process's user's.
+        Unresolved: ``<what>_unreadable``.
+    """
     try:
-        with path.open() as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & forbidden:
-                who = "its group or everyone" if forbidden & 0o070 else "everyone"
-                raise ConfigError(
-                    reason, f"{path} holds keys and is open to {who} (mode {mode:04o}).", f"chmod 600 {path}"
-                )
-            return file.read(1024 * 1024)
-    except (OSError, UnicodeDecodeError):
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # no pipe is waited for
+            info = os.fstat(file.fileno())
+            _check_private(path, info, what, forbidden)
+            text = file.read(_MAX_BYTES + 1) if stat.S_ISREG(info.st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
         return ""
+    except OSError as error:
+        raise _unreadable(path, what, error.strerror or "it failed") from None
+    if text is None:
+        raise _unreadable(path, what, "not a regular file")
+    if len(text) > _MAX_BYTES:
+        raise _unreadable(path, what, "longer than 1 MB")
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise _unreadable(path, what, "not UTF-8") from None
+
+
+def _check_private(path: Path, info: os.stat_result, what: str, forbidden: int) -> None:
+    mode = stat.S_IMODE(info.st_mode)
+    if mode & forbidden:
+        who = "its group or everyone" if forbidden & 0o070 else "everyone"
+        raise ConfigError(
+            f"{what}_exposed", f"{path} holds keys and is open to {who} (mode {mode:04o}).", f"chmod 600 {path}"
+        )
+    own = os.geteuid()
+    if info.st_uid not in (0, own):
+        raise ConfigError(
+            f"{what}_owner",
+            f"{path} holds keys and belongs to uid {info.st_uid}; it must be root's or uid {own}'s, as Choir is.",
+            f"chown {own} {path}",
+        )
+
+
+def _unreadable(path: Path, what: str, why: str) -> Unresolved:
+    return Unresolved(f"{path} cannot be read: {why}", f"{what}_unreadable")

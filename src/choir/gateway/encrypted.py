@@ -66,6 +66,7 @@ def _private_key(path: Path) -> Path:
             f"{path} is encrypted and its private key is not there.",
             "Name it with CHOIR_AGE_KEY_FILE, or LoadCredential=age.key:… in the gateway's unit.",
         )
-    if not folder and key.stat().st_mode & 0o077:
+    info = key.stat()
+    if not folder and (info.st_mode & 0o077 or info.st_uid not in (0, os.geteuid())):
         raise ConfigError("key_file_exposed", f"{key} is a private key and open to others.", f"chmod 600 {key}")
     return key

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from choir.gateway import body_policy
-from choir.gateway.body import Undecodable, inflated, strict_members, string
-from choir.gateway.bounds import generation_configs, output_bound
-from choir.gateway.policy import fallbacks_refusal, model_refusal
+from choir.gateway.body import UNREADABLE, inflated, strict_members, string
+from choir.gateway.bounds import dearer, generation_configs, output_bound
+from choir.gateway.names import InAnotherCase, Undecodable
+from choir.gateway.policy import case_refusal, fallbacks_refusal, model_refusal, search_refusal
 from choir.gateway.refusals import Refusal, refused
 from choir.gateway.routing import Match
 from choir.gateway.stream_usage import asking
@@ -31,6 +34,8 @@ class Inspected:
     """Tokens of the plain body at most."""
     output_bound: int | None = None
     """Tokens of the answer at most, as the body says it."""
+    dearer: str | None = None
+    """The member that asks for more than the plain price."""
 
 
 def inspect(match: Match, body: bytes, coding: bytes, max_body_bytes: int, bounded: bool) -> Inspected:
@@ -50,6 +55,7 @@ def inspect(match: Match, body: bytes, coding: bytes, max_body_bytes: int, bound
         members = strict_members(plain)
         if bounded:
             found.input_bound = len(plain)
+            found.dearer = dearer(dialect, members)
             if dialect is not None:
                 found.output_bound = output_bound(dialect, members)
         elif dialect == "generate":
@@ -62,12 +68,23 @@ def inspect(match: Match, body: bytes, coding: bytes, max_body_bytes: int, bound
                 found.refusal = model_refusal(provider.models, found.model)
             if found.fallbacks and found.refusal is None and (provider.models or bounded):
                 found.refusal = fallbacks_refusal()
+            if provider.search_models and found.refusal is None:
+                found.refusal = search_refusal(provider, found.model, *_fallbacks(members))
         if dialect is not None and found.refusal is None:
             found.refusal = body_policy.refusal(provider, dialect, plain, members)
         if dialect == "chat" and "stream" in members and provider.ask_usage and plain is body and found.refusal is None:
             changed = asking(body, members)
             if changed is not None:
                 found.body, found.usage_asked = changed, True
+    except InAnotherCase as other:
+        found.refusal = case_refusal(other.name)
     except Undecodable:
         found.refusal = refused(400, "body_undecodable", _UNDECODABLE)
     return found
+
+
+def _fallbacks(members: dict[str, msgspec.Raw]) -> list[str]:
+    try:
+        return msgspec.json.decode(members["models"], type=list[str] | None) or [] if "models" in members else []
+    except UNREADABLE as error:
+        raise Undecodable from error

@@ -32,7 +32,7 @@ def check(config: Config, secrets: dict[str, str], services: dict[str, str]) -> 
                 if reference:
                     credentials.key(provider, reference)
             except Unresolved as unresolved:
-                said = {"ok": False, "reason": "no_key", "message": str(unresolved), "hint": ""}
+                said = {"ok": False, "reason": unresolved.reason, "message": str(unresolved), "hint": ""}
             except ConfigError as error:
                 said = {"ok": False, **error.as_dict()}
             else:

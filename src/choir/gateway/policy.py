@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 
-from choir.config import Limits
+from choir.config import Limits, Provider
 from choir.gateway.prices import USD
 from choir.gateway.refusals import Refusal, refused
 
@@ -228,6 +229,13 @@ def has_money_limit(limits: Limits) -> bool:
     return limits.usd_per_day is not None or limits.usd_per_month is not None
 
 
+def case_refusal(name: str) -> Refusal:
+    """For a member that some server would take for ``name``, which policy reads."""
+    return refused(
+        400, "member_in_another_case", f"a member's name is `{name}` in other letters; policy reads `{name}` alone."
+    )
+
+
 def fallbacks_refusal() -> Refusal:
     """For a call that leaves it to the provider which of several models it takes, where the model matters."""
     return refused(
@@ -236,6 +244,26 @@ def fallbacks_refusal() -> Refusal:
         "`models` lets the provider choose among several, and this user's models, tokens or money are limited. "
         "Ask for one, with `model`.",
     )
+
+
+def search_refusal(provider: Provider, *models: str | None) -> Refusal | None:
+    """Whether one of ``models`` searches the internet by itself, which is what the tool ``web_search`` does."""
+    if not provider.search_models or "web_search" in provider.allow_tools or "*" in provider.allow_tools:
+        return None
+    searching = _patterns(provider.search_models)
+    if not any(model is not None and searching.fullmatch(model.strip()) for model in models):
+        return None
+    return refused(
+        403,
+        "provider_tool_denied",
+        f"the model searches the internet by itself, at {provider.name}. "
+        f"The operator can allow it: providers.{provider.name}.allow_tools, `web_search`.",
+    )
+
+
+@lru_cache
+def _patterns(texts: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(".*".join(map(re.escape, text.split("*"))) for text in texts), re.IGNORECASE | re.DOTALL)
 
 
 def model_refusal(allowed: tuple[str, ...], model: str | None) -> Refusal | None:

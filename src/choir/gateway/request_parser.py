@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _MAX_DIGITS = 10
 """Of a Content-Length that takes the shortcut."""
+_REMEMBERED = 8 * 1024
+"""Bytes of a head that is kept for the shortcut, as long as its connection lives."""
 
 
 class Request:
@@ -173,7 +175,7 @@ class RequestParser:
             head = last[2]
         else:
             head = RequestHead(block + after)
-            self._last_head = (block, after, head)
+            self._last_head = (block, after, head) if end + 4 - at <= _REMEMBERED else None
         if head.chunked:
             self._chunks = Chunks()
             behind = self._chunks.end(buffer[end + 4 :])
@@ -194,7 +196,7 @@ class RequestParser:
                 request.refusal = refused(400, "upgrade_refused", "a request for a WebSocket has no body.")
         if not keep_alive or request.upgrade:
             self._known = None  # nothing may follow
-        elif refusal is None and not head.chunked and not head.expects_continue:
+        elif refusal is None and not head.chunked and not head.expects_continue and end + 4 - at <= _REMEMBERED:
             self._known = request
             self._before, self._after = (before, after + b"\r\n") if after else (before + b"\r\n", b"")
         self._request = request

@@ -31,10 +31,11 @@ _WEBSOCKETS = (b"realtime", b"responses")
 """Last segments of the paths that a GET opens a WebSocket at."""
 
 
-Dialect = Literal["chat", "responses", "messages", "generate"]
-"""Bodies that policy reads: OpenAI's two, Anthropic's and Google's."""
+Dialect = Literal["chat", "completions", "responses", "messages", "generate"]
+"""Bodies that policy reads: OpenAI's three, Anthropic's and Google's."""
 _ENDINGS: tuple[tuple[bytes, Dialect], ...] = (
     (b"/chat/completions", "chat"),
+    (b"/completions", "completions"),
     (b"/responses", "responses"),
     (b"/responses/input_tokens", "responses"),
     (b"/responses/compact", "responses"),
@@ -219,7 +220,7 @@ def _billing(provider: Provider, method: str, segments: list[bytes], dialect: Di
     path = b"/" + b"/".join(segments).lower()
     if path.endswith(_FREE):
         return "free"
-    if dialect is not None:
+    if dialect is not None and dialect != "completions":  # which writes `best_of` times as much, of each prompt
         return "output"
     if provider.speaks == ("search",):
         return "request"

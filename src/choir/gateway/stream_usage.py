@@ -11,6 +11,7 @@ import re
 import msgspec
 
 from choir.gateway.body import strict_spans
+from choir.gateway.names import exact
 
 MAX_EVENT = 64 * 1024
 """Bytes of one event held to see whether it is the usage chunk; a longer one is not."""
@@ -38,6 +39,7 @@ def asking(body: bytes, members: dict[str, msgspec.Raw]) -> bytes | None:
 
     Raises:
         Undecodable: ``stream_options`` has a key twice.
+        InAnotherCase: or one in other letters.
     """
     if "stream" not in members or bytes(members["stream"]) != b"true":
         return None
@@ -51,6 +53,7 @@ def asking(body: bytes, members: dict[str, msgspec.Raw]) -> bytes | None:
     if not value.startswith(b"{"):
         return None  # the provider will say what is wrong with it
     inner = strict_spans(value)
+    exact(inner)
     asked = inner.get("include_usage")
     if asked is None:
         at = start + 1

@@ -7,6 +7,7 @@ same provider, at the same place, and whose body came whole and alone with it, c
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Protocol
 
 import httptools
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from choir.gateway.upstream import Upstream
 
 
+_FRAMED = re.compile(rb"(?i)\r\n(transfer-encoding|content-length):")
 _COMMON = (200, 201)
 """Statuses whose heads are remembered."""
 _MAX_INTERIM = 64
@@ -141,11 +143,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if not 100 <= status < 600:
-            raise ValueError("a status of no known class")
+        if not 100 <= status < 600 or self._parser.get_http_version() not in ("1.1", "1.0"):
+            raise ValueError("a status of no known class, or another protocol")
         whole, _, rest = self._buffer.partition(b"\r\n\r\n")
         self._informational = 100 <= status < 200 and status != 101
         if self._informational:
+            if _FRAMED.search(
+                whole
+            ):  # it has no body, and may not say so (RFC 9110, 8.6); llhttp would read one after 104
+                raise ValueError("an interim answer with a body")
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise ValueError("too many interim answers")

@@ -10,6 +10,8 @@ from choir.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, control_
 POLICY_VIOLATION = 1008
 """Status of a close frame (RFC 6455, 7.4.1)."""
 _MAX_REASON = 123  # bytes; a control frame holds 125
+_MAX_FRAMING = 16 * 1024
+"""Bytes of frame heads in a message, beyond the bytes of its content."""
 
 
 class BadFrames(Exception):  # noqa: N818 - a verdict on the other side
@@ -107,6 +109,8 @@ class Reader:
             start += wide
         start += 4 if self._masked else 0
         if not control and len(self._text) + length > self._max_bytes:
+            raise BadFrames
+        if len(self._frames) - 2 * len(self._text) > _MAX_FRAMING:  # frames without content would go on for ever
             raise BadFrames
         return (start, start + length) if len(buffer) >= start + length else None
 

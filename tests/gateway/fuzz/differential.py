@@ -218,6 +218,10 @@ def _plain(data: bytes) -> bytes:
             return found + data
 
 
+_CODING = re.compile(r"(multiple|Only) Transfer-Encoding")
+"""What h11 says of a Transfer-Encoding, in trailers as well, which frame nothing and are not forwarded."""
+
+
 def _response(data: bytes) -> tuple[int, bytes] | None:
     """Status and body of the answer, or None when h11 does not take it."""
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX)
@@ -233,8 +237,9 @@ def _response(data: bytes) -> tuple[int, bytes] | None:
                 ended = True
                 connection.receive_data(b"")
                 continue
-        except h11.RemoteProtocolError:
-            return None
+        except h11.RemoteProtocolError as error:
+            # The head was taken before: the coding that is wrong is a trailer's.
+            return (status, body) if status and _CODING.match(str(error)) else None
         if isinstance(event, h11.Response):
             status = event.status_code
         elif isinstance(event, h11.Data):

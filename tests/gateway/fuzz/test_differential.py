@@ -39,6 +39,12 @@ def test_both_read_the_same_requests(pair: Pair) -> None:
 def test_both_read_the_same_answers(pair: Pair) -> None:
     assert all(pair.response(data) for data in ANSWERS)
     assert not pair.response(b"SSH-2.0-x\r\n\r\n")
+    assert not pair.response(b"HTTP/2.0 200 OK\r\n\r\nx")
+    for trailer in (b"Transfer-Encoding: x", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"):
+        # h11 refuses it; the gateway forwards no trailer
+        assert pair.response(ANSWERS[1].removesuffix(b"\r\n") + trailer + b"\r\n\r\n")
+    for framing in (b"Transfer-Encoding: chunked", b"Content-Length: 0", b"content-length: 2"):
+        assert not pair.response(b"HTTP/1.1 103 E\r\n" + framing + b"\r\n\r\n" + ANSWERS[0])
     chance = random.Random(20261124)
     passed = sum(pair.response(mutated(chance, chance.choice(ANSWERS))) for _ in range(COUNT))
     assert passed > COUNT / 20, "too few pass for this to mean anything"
