@@ -152,6 +152,7 @@ async def deployment() -> AsyncIterator[str]:
 
 async def open_terminal(page: Page, link: str) -> None:
     await page.goto(link)
+    await page.get_by_role("button", name="Sign in as").click()
     await page.get_by_text("Connected", exact=True).wait_for()
     await page.get_by_role("button", name="Terminal", exact=True).click()
     await page.locator(".xterm-rows").get_by_text("$").first.wait_for()

@@ -34,8 +34,8 @@ class Browser:
         self._cookies: dict[str, dict[str, str]] = {}
         self.host = ""
 
-    def get(self, url: str) -> http.client.HTTPResponse:
-        """The answer at the end of all redirects."""
+    def get(self, url: str, form: str = "") -> http.client.HTTPResponse:
+        """The answer at the end of all redirects, to a ``form`` that is sent first."""
         while True:
             parts = urlsplit(url)
             assert parts.hostname is not None
@@ -48,7 +48,14 @@ class Browser:
                 "Sec-Fetch-Site": "none",
                 "Cookie": "; ".join(f"{k}={v}" for k, v in self._cookies.get(parts.hostname, {}).items()),
             }
-            connection.request("GET", parts.path + (f"?{parts.query}" if parts.query else ""), headers=headers)
+            path = parts.path + (f"?{parts.query}" if parts.query else "")
+            if form:
+                headers |= {"Origin": f"{parts.scheme}://{parts.netloc}", "Sec-Fetch-Site": "same-origin"}
+                headers["Content-Type"] = "application/x-www-form-urlencoded"
+                connection.request("POST", path, form, headers)
+                form = ""
+            else:
+                connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
             for cookie in answer.headers.get_all("set-cookie", []):
                 name, _, value = cookie.partition(";")[0].partition("=")
@@ -103,8 +110,8 @@ def measure(rounds: int, warm: bool) -> tuple[list[float], list[float]]:
                 said += line
             link = next(word for word in said.split() if "?once=" in word)
             browser = Browser()
-            browser.get(link).read()
-            origin = link.partition("/login")[0]
+            origin, _, once = link.partition("/login?")
+            browser.get(f"{origin}/login", once).read()
             user = ask(state, "list")["sandboxes"][0]["user"]
             times, unit = [], []
             for number in range(rounds + 1):

@@ -31,6 +31,12 @@ class ChoirError(Exception):
         return {"reason": self.reason, "message": self.message, "hint": self.hint}
 
 
+class UsageError(ChoirError):
+    """The words on the command line say nothing that can be done."""
+
+    exit_code = EXIT_USAGE
+
+
 class ConfigError(ChoirError):
     """The configuration is wrong; nothing was started."""
 

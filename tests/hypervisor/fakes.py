@@ -415,7 +415,7 @@ async def deployed(
     usage: list[UsageRecord] = []
     config = msgspec.structs.replace(supervisor.config, **configured or {})
     limits = PersonalLimits(people, supervisor.leases.gateway, state.limits, lambda: config)
-    admin = Admin(people, sessions, supervisor, origins, limits)
+    admin = Admin(people, sessions, supervisor, origins, limits, config.oidc)
     maintenance = Maintenance(supervisor, Workspaces(state, keep=3))
     feed = UsageFeed(supervisor.leases.gateway)
     feeding = asyncio.create_task(feed.run())

@@ -9,6 +9,7 @@ import pytest
 
 from choir.channel import ChannelClosed, Message, connect, listen
 from choir.cli.sandbox import row
+from choir.errors import EXIT_UNAVAILABLE, EXIT_USAGE
 from choir.hypervisor import control as module
 from choir.hypervisor import standby
 from choir.hypervisor.control import PAGE, Control
@@ -152,7 +153,8 @@ def test_a_login_link_works(state: State) -> None:
         url = (await ask("login_link"))["url"]
         assert url.startswith(f"{here.url}/login?once=")
         async with here.ask("GET", url.removeprefix(here.url)) as answer:
-            assert answer.status == 303
+            assert answer.status == 200
+            assert f"Sign in as {USER}" in await answer.text()
         assert (await ask("login_link", user="eve"))["reason"] == "unknown_user"
 
     run(state, FakeBackend(), test)
@@ -197,6 +199,15 @@ def test_many_sessions_come_in_pages_and_a_part_of_an_id_is_enough(state: State)
     run(state, FakeBackend(), test)
 
 
+def test_a_sandbox_that_is_not_there_and_how_to_see_which_are(state: State) -> None:
+    async def test(here: Deployment, ask: Ask) -> None:
+        answer = await ask("stop", id="nobody")
+        assert answer["message"] == "There is no sandbox `nobody`."
+        assert (answer["hint"], answer["exit_code"]) == ("See: choir sandbox list", EXIT_UNAVAILABLE)
+
+    run(state, FakeBackend(), test)
+
+
 def test_limits(state: State) -> None:
     async def test(here: Deployment, ask: Ask) -> None:
         answer = await ask("limit", user=USER, limits={"usd_per_day": "2.50"})
@@ -204,7 +215,8 @@ def test_limits(state: State) -> None:
         assert found["usd_per_day"] == {"name": "usd_per_day", "own": "2.5", "configured": "none", "fixed": False}
         assert found["providers"]["configured"] == "all"
         assert answer["limits"] == (await ask("limits", user=USER))["limits"]
-        assert (await ask("limit", user=USER, limits={"colour": "red"}))["reason"] == "limit_invalid"
+        wrong = await ask("limit", user=USER, limits={"colour": "red"})
+        assert (wrong["reason"], wrong["exit_code"]) == ("limit_invalid", EXIT_USAGE)
         assert (await ask("limit", user="eve", limits={}))["reason"] == "unknown_user"
         assert (await ask("limits", user="eve"))["reason"] == "unknown_user"
 

@@ -86,10 +86,19 @@ class Whole:
             f"http://127.0.0.1:{parts.port}{parts.path}?{parts.query}", headers=headers, allow_redirects=False
         )
 
+    async def sign_in(self) -> str:
+        """By a one-time link; the hub's cookie."""
+        where = urlsplit((await self.ask("login_link"))["url"])
+        async with self.client.post(
+            f"http://127.0.0.1:{where.port}/login",
+            headers={"Host": where.netloc, "Origin": f"{where.scheme}://{where.netloc}"},
+            data={"once": where.query.removeprefix("once=")},
+        ) as answer:
+            return str(answer.headers["Set-Cookie"].split(";")[0])
+
     async def enter(self) -> str:
         """Sign in and go to the ready desktop; its origin's cookie."""
-        async with self.get((await self.ask("login_link"))["url"]) as answer:
-            hub = answer.headers["Set-Cookie"].split(";")[0]
+        hub = await self.sign_in()
         async with self.get(f"{self.url}/desk/live/enter", hub) as answer:
             there = answer.headers["Location"]
         async with self.get(there) as answer:
@@ -211,8 +220,7 @@ def test_a_credential_in_the_home_is_named_and_kept(state: State) -> None:
         assert sandbox["reason"].startswith("credential_")
         assert ".aws/credentials" in sandbox["message"]
         assert value not in json.dumps(sandbox)
-        async with here.get((await here.ask("login_link"))["url"]) as answer:
-            hub = answer.headers["Set-Cookie"].split(";")[0]
+        hub = await here.sign_in()
         async with here.get(f"{here.url}/desk/live", hub) as answer:
             page = await answer.text()
         assert ".aws/credentials" in page
@@ -255,8 +263,7 @@ def test_a_killed_hypervisor_finds_its_sandbox_again(state: State) -> None:
 @pytest.mark.parametrize("after", ["keeper", "keyless", "ready"])
 def test_a_progress_stream_ends_well_across_a_killed_hypervisor(state: State, after: str) -> None:
     async def test(here: Whole) -> None:
-        async with here.get((await here.ask("login_link"))["url"]) as answer:
-            hub = answer.headers["Set-Cookie"].split(";")[0]
+        hub = await here.sign_in()
         async with here.get(f"{here.url}/", hub) as answer:
             assert answer.status == 303  # it has begun
         seen: list[tuple[str, str]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import io
@@ -351,3 +352,36 @@ def test_the_end_of_the_sandbox_ends_what_streams(state: State) -> None:
                 await answer.read()
 
     run(state, {"/": endless}, test)
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n", 503),
+        ("HTTP/1.1 799 What\r\nContent-Length: 0\r\n\r\n", 503),
+        ('HTTP/1.1 304 Not Modified\r\nETag: "1"\r\nContent-Length: 5000\r\n\r\n', 304),
+    ],
+)
+def test_a_status_that_is_no_answer_is_not_passed_on(state: State, said: str, status: int) -> None:
+    """An upgrade nobody asked for and a number nobody knows; and the length of what a 304 does not send."""
+
+    async def desktop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(said.encode())
+        writer.close()
+
+    async def main() -> None:
+        path = os.path.join(state.run, "d.sock")
+        server = await asyncio.start_unix_server(desktop, path)
+        async with server, deployed(state, FakeBackend(desktop=path)) as here:
+            await here.ready()
+            for _ in range(2):
+                async with here.ask("GET", "/", host=here.desk_host, cookie=here.desk_cookie()) as answer:
+                    assert answer.status == status
+                    body = await answer.read()
+                    if status == 304:
+                        assert (body, answer.headers["ETag"]) == (b"", '"1"')
+                        assert "Content-Length" not in answer.headers
+
+    asyncio.run(asyncio.wait_for(main(), 30))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+
 import pytest
 
 from choir.hypervisor.login import LINK_SECONDS, TICKET_SECONDS, Login, Tickets
@@ -84,11 +87,15 @@ def test_ending_one_ends_what_came_from_it_and_closes_what_is_open(sessions: Ses
     desk = sessions.begin("ada", "ada-live", row(sessions, hub))
     other = sessions.begin("ada")
     closed = []
-    with (
-        sessions.holding(row(sessions, desk, "ada-live"), lambda: closed.append("desk")),
-        sessions.holding(row(sessions, other), lambda: closed.append("other")),
-    ):
-        assert sessions.end(row(sessions, hub).hash) == 2
+
+    async def main() -> None:
+        with (
+            sessions.holding(row(sessions, desk, "ada-live"), lambda: closed.append("desk")),
+            sessions.holding(row(sessions, other), lambda: closed.append("other")),
+        ):
+            assert sessions.end(row(sessions, hub).hash) == 2
+
+    asyncio.run(main())
     assert closed == ["desk"]
     assert sessions.find(f"choir-7000={desk}", "ada-live") is None
     assert [each.hash for each in sessions.listed()] == [digest(other)]
@@ -97,10 +104,36 @@ def test_ending_one_ends_what_came_from_it_and_closes_what_is_open(sessions: Ses
 def test_what_was_let_go_is_not_closed(sessions: Sessions) -> None:
     value = sessions.begin("ada")
     closed = []
-    with sessions.holding(row(sessions, value), lambda: closed.append(1)):
-        pass
-    sessions.end(row(sessions, value).hash)
+
+    async def main() -> None:
+        with sessions.holding(row(sessions, value), lambda: closed.append(1)):
+            pass
+        sessions.end(row(sessions, value).hash)
+
+    asyncio.run(main())
     assert closed == []
+
+
+def test_what_is_open_is_closed_when_its_session_expires(
+    sessions: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the machine slept and its timers with it."""
+    monkeypatch.setattr("choir.hypervisor.sessions.LOOK_SECONDS", 0.001)
+    brief, longer = row(sessions, sessions.begin("ada")), row(sessions, sessions.begin("ada"))
+    brief = dataclasses.replace(brief, expires=clock.time + SESSION_SECONDS / 2)
+
+    async def main() -> None:
+        closed, left = asyncio.Event(), asyncio.Event()
+        with sessions.holding(longer, left.set), sessions.holding(brief, closed.set):
+            await asyncio.sleep(0.01)
+            assert not closed.is_set()
+            clock.time = brief.expires
+            await closed.wait()
+            assert not left.is_set()
+        with sessions.holding(brief, left.set):  # it expired just before
+            await left.wait()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
 
 
 def test_cookies_over_https(registry: Registry) -> None:
@@ -113,10 +146,13 @@ def test_cookies_over_https(registry: Registry) -> None:
 def test_a_link_is_taken_once_and_expires(registry: Registry, clock: Clock) -> None:
     login = Login(registry, clock)
     first, second = (login.new_link("ada", "http://localhost:7000").partition("once=")[2] for _ in range(2))
+    assert login.look(first) == login.look(first) == "ada"
     assert login.take(first) == "ada"
+    assert login.look(first) is None
     assert login.take(first) is None
     assert login.take("made-up") is None
     clock.time += LINK_SECONDS
+    assert login.look(second) is None
     assert login.take(second) is None
 
 

@@ -88,6 +88,26 @@ def test_a_removed_user_leaves_nothing_to_sign_in_with(people: People, registry:
     assert caught.value.reason == "unknown_user"
 
 
+def test_an_invitation_is_withdrawn(people: People) -> None:
+    people.add_invitation("d", Invitation("zoe", False, 100.0, "ada"))
+    people.set_limits("zoe", UserEntry(models=("local/*",)))
+    assert people.is_invited("zoe", 99.0)
+    assert not people.is_invited("zoe", 100.0)
+    assert people.spoken_for() == {"ada", "zoe"}
+    assert people.withdraw("zoe")
+    assert (people.accept("d", 1.0), people.limits(), people.spoken_for()) == (None, {}, {"ada"})
+    assert not people.withdraw("zoe")
+
+
+def test_whoever_has_come_is_not_withdrawn(people: People) -> None:
+    people.add_invitation("d", Invitation("zoe", False, 100.0, "ada"))
+    assert people.accept("d", 1.0)
+    people.set_limits("zoe", UserEntry(models=("local/*",)))
+    assert not people.withdraw("zoe")
+    assert "zoe" in people.limits()
+    assert people.user("zoe")
+
+
 def test_limits_are_kept_and_replaced(people: People) -> None:
     some = UserEntry(models=("local/*",), limits=UserLimits(usd_per_day=2.5, usd_per_month="none"))
     people.set_limits("ada", some)

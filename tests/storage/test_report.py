@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,14 @@ def test_sums(by: By, names: list[str], calls: list[int]) -> None:
 def test_what_is_not_known_is_said() -> None:
     ada = add_up(SHARES, "user")[0]
     assert (ada.cost_usd, ada.unpriced, ada.failed, ada.input_tokens, ada.output_tokens) == (1.5, 2, 1, 60, 0)
+
+
+def test_calls_refused_before_a_provider_was_known() -> None:
+    refused = msgspec.structs.replace(share("2026-11-24", "ben", None, 2), provider="")
+    (one,) = add_up([refused], "model")
+    assert one.name == "(refused)"
+    assert sums_csv([one], "model").splitlines()[1].startswith("(refused),2,")
+    assert shares_csv([refused]).splitlines()[1].startswith("2026-11-24,ben,,,2,")
 
 
 def test_csv() -> None:

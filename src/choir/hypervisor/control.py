@@ -1,12 +1,13 @@
 """The hypervisor's control socket (``State.hypervisor_socket``), for the command line and for scripts.
 
 JSON over ``choir.channel``, own-uid peers only. Each question has ``op`` and is answered in order by ``{"ok": true,
-...}`` or ``{"ok": false, "reason", "message", "hint"}``.
+...}`` or ``{"ok": false, "reason", "message", "hint"}``, and mostly ``exit_code``.
 
 ===========  ============================  ==========================================================================
 op           fields                        answer
 ===========  ============================  ==========================================================================
-status                                     pid, url, isolation, sandboxes (count by state)
+status                                     pid, url, address ([host, port] that it listens on), isolation, sandboxes
+                                           (count by state)
 list         after (a label, optional)     sandboxes: [SANDBOX], next (label for ``after``, or null)
 start        SELECT                        sandbox: SANDBOX, once it is ready or failed
 stop         SELECT                        sandbox: SANDBOX, once it has ended
@@ -28,7 +29,8 @@ invite       user, admin (optional)        url; good for a week
 set_admin    user, admin                   nothing more
 limits       user                          limits: [{name, own, configured, fixed}] (``people.limits.Limit``)
 limit        user, limits ({name: text})   limits: as they are now
-remove_user  user                          homes (where what they had is now)
+remove_user  user                          homes (where what they had is now), invitation (that was all there was; it
+                                           is withdrawn), warning
 audit        before (a seq, optional)      entries: [{seq, at, actor, act, target, detail}], newest first
 ===========  ============================  ==========================================================================
 
@@ -54,7 +56,7 @@ import structlog
 
 from choir.channel import Channel, ChannelClosed, Message, peer_credentials
 from choir.contract import Role
-from choir.errors import ChoirError, StartError
+from choir.errors import ChoirError, ConfigError, StartError, UsageError
 from choir.hypervisor.crash import log_since, redact
 from choir.hypervisor.life import STOP_GRACE
 from choir.hypervisor.login import Login
@@ -94,6 +96,7 @@ class Control:
         origins: Origins,
         admin: str,
         isolation: str,
+        address: tuple[str, int] = ("127.0.0.1", 0),
         runs: Runs | None = None,
     ) -> None:
         self._supervisor = supervisor
@@ -104,6 +107,7 @@ class Control:
         self._origins = origins
         self._admin = admin
         self._isolation = isolation
+        self._address = address
         self._runs = runs
         self._ops: dict[str, Callable[[Message], Awaitable[Message]]] = {
             "status": self._status,
@@ -166,7 +170,7 @@ class Control:
         try:
             return {"ok": True, **await op(message)}
         except ChoirError as error:
-            return {"ok": False, **error.as_dict()}
+            return {"ok": False, **error.as_dict(), "exit_code": error.exit_code}
         except Exception:
             _log.exception("control_op_failed", op=message.get("op"))
             return {"ok": False, "reason": "internal_error", "message": "See the hypervisor's log.", "hint": ""}
@@ -176,6 +180,7 @@ class Control:
         return {
             "pid": os.getpid(),
             "url": self._origins.public_url,
+            "address": self._address,
             "isolation": self._isolation,
             "sandboxes": dict(counts),
             "warm": len(self._supervisor.standby),
@@ -288,7 +293,11 @@ class Control:
         return {}
 
     async def _remove_user(self, message: Message) -> Message:
-        return {"homes": await self._people.remove(COMMAND_LINE, str(message.get("user")))}
+        user = str(message.get("user"))
+        invited = self._people.people.user(user) is None and self._people.people.is_invited(user, time.time())
+        homes = await self._people.remove(COMMAND_LINE, user)
+        warning = "" if invited else self._people.removal_warning
+        return {"homes": homes, "invitation": invited, "warning": warning}
 
     async def _limits(self, message: Message) -> Message:
         found = await self._people.limits.of(str(message.get("user")))
@@ -296,7 +305,12 @@ class Control:
 
     async def _limit(self, message: Message) -> Message:
         words = {str(name): str(text) for name, text in dict(message.get("limits") or {}).items()}
-        await self._people.limits.set(COMMAND_LINE, str(message.get("user")), words)
+        try:
+            await self._people.limits.set(COMMAND_LINE, str(message.get("user")), words)
+        except ConfigError as error:
+            if error.reason == "limit_invalid":  # of the words on the command line, not of a file
+                raise UsageError(error.reason, error.message, error.hint) from None
+            raise
         return await self._limits(message)
 
     async def _audit(self, message: Message) -> Message:
@@ -314,7 +328,9 @@ class Control:
                 return sandbox
         if make and wanted is None and role in ROLES and self._people.people.user(user) is not None:
             return self._supervisor.seat(user, ROLES[role])
-        raise StartError("unknown_sandbox", f"There is no sandbox `{wanted or f'{user}-{role}'}`.")
+        raise StartError(
+            "unknown_sandbox", f"There is no sandbox `{wanted or f'{user}-{role}'}`.", "See: choir sandbox list"
+        )
 
     def _describe(self, sandbox: Sandbox) -> dict[str, Any]:
         status, failure = sandbox.status, sandbox.status.failure

@@ -26,6 +26,10 @@ class Login:
         self._registry.add_link(digest(secret), user, self._now() + LINK_SECONDS)
         return f"{public_url}/login?once={secret}"
 
+    def look(self, secret: str) -> str | None:
+        """The user of a link's secret; it is not used up."""
+        return self._registry.link(digest(secret), self._now())
+
     def take(self, secret: str) -> str | None:
         """The user of a link's secret, once; None when it was used, expired, or made up."""
         return self._registry.take_link(digest(secret), self._now())

@@ -130,7 +130,7 @@ async def run(
         known = People(registry.database)
         limits = PersonalLimits(known, gateway, state.limits, lambda: configuration.load(config.path))
         await limits.begin()
-        people = Admin(known, sessions, supervisor, origins, limits)
+        people = Admin(known, sessions, supervisor, origins, limits, config.oidc)
         ledger = Ledger(state.ledger)
         rooms = furnish(
             config=config,
@@ -161,6 +161,7 @@ async def run(
             origins=origins,
             admin=message["user"],
             isolation=isolation,
+            address=listener.getsockname()[:2],
             runs=make_runs(state, config, gateway, base64.b64decode(message["token_key"])) if make_runs else None,
         )
         questions = listen(str(state.hypervisor_socket))
@@ -282,7 +283,7 @@ def listen_tcp(host: str, port: int) -> socket.socket:
 
 def public_url(config: Config, listener: socket.socket) -> str:
     """The configured one, else ``http://localhost`` with the port that is really listened on."""
-    return config.hypervisor.public_url.rstrip("/") or f"http://localhost:{listener.getsockname()[1]}"
+    return config.hypervisor.public_url or f"http://localhost:{listener.getsockname()[1]}"
 
 
 def configure_logs() -> None:

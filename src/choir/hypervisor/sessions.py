@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import secrets
@@ -14,6 +15,9 @@ from choir.storage.registry import Registry, SessionRow
 SESSION_SECONDS = 30 * 24 * 3600.0
 USED_SECONDS = 300.0
 """How exactly the last use of a session is known: not every request is to write."""
+
+LOOK_SECONDS = 3600.0
+"""How often it is looked whether a session has expired: a timer stands still while the machine sleeps."""
 
 
 def digest(secret: str) -> str:
@@ -108,12 +112,25 @@ class Sessions:
 
     @contextlib.contextmanager
     def holding(self, session: SessionRow, close: Callable[[], None]) -> Iterator[None]:
-        """``close`` is called when the session ends within the block."""
+        """``close`` is called when the session ends or expires within the block."""
+        loop = asyncio.get_running_loop()
         closers = self._open.setdefault(session.hash, set())
         closers.add(close)
+        timer: asyncio.Handle
+
+        def look() -> None:
+            nonlocal timer
+            left = session.expires - self._now()
+            if left <= 0:
+                close()
+            else:
+                timer = loop.call_later(min(left, LOOK_SECONDS), look)
+
+        timer = loop.call_soon(look)
         try:
             yield
         finally:
+            timer.cancel()
             closers.discard(close)
             if not closers:
                 self._open.pop(session.hash, None)

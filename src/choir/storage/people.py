@@ -182,6 +182,29 @@ class People:
             rows = self._db.execute("SELECT user, admin, expires, invited_by FROM invitations ORDER BY user")
             return [Invitation(user, bool(admin), expires, by) for user, admin, expires, by in rows]
 
+    def is_invited(self, name: str, now: float) -> bool:
+        with self._guard():
+            row = self._db.execute("SELECT 1 FROM invitations WHERE user = ? AND expires > ?", (name, now)).fetchone()
+        return row is not None
+
+    def withdraw(self, name: str) -> bool:
+        """Forget an invitation, and the limits that waited for its user. False when nobody is invited by this name,
+        or they have come."""
+        with self._guard(), self._database.durable() as db:
+            if db.execute("SELECT 1 FROM users WHERE name = ?", (name,)).fetchone():
+                return False
+            found = db.execute("DELETE FROM invitations WHERE user = ?", (name,)).rowcount
+            kept = db.execute("DELETE FROM limits WHERE user = ?", (name,)).rowcount
+        return bool(found or kept)
+
+    def spoken_for(self) -> set[str]:
+        """Names that nobody new may choose: users, the invited, and those whose limits wait for them."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT name FROM users UNION SELECT user FROM invitations UNION SELECT user FROM limits"
+            )
+            return {str(row[0]) for row in rows}
+
     def accept(self, digest: str, now: float) -> Invitation | None:
         """Use an invitation up and make its user, both or neither; None when it is not there any more."""
         with self._guard(), self._database.durable() as db:

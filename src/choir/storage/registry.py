@@ -116,6 +116,12 @@ class Registry:
         with self._guard():
             self._db.execute("INSERT INTO links VALUES (?, ?, ?)", (digest, user, expires))
 
+    def link(self, digest: str, now: float) -> str | None:
+        """The user of a link that still works; looking does not use it up."""
+        with self._guard():
+            row = self._db.execute("SELECT user FROM links WHERE hash = ? AND expires > ?", (digest, now)).fetchone()
+        return str(row[0]) if row else None
+
     def take_link(self, digest: str, now: float) -> str | None:
         """The link's user, once; None when it was used, has expired or never was."""
         with self._guard():

@@ -38,6 +38,9 @@ class Sum:
 
 
 def model_name(share: Share) -> str:
+    """In parentheses, which no provider's name has, where a call was refused before it was known which it is for."""
+    if not share.provider:
+        return "(refused)"
     return f"{share.provider}/{share.model or '-'}"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from choir.config import OidcEntry
 from choir.contract import UsageRecord
 from choir.ids import new_id
 from choir.paths import State
@@ -51,6 +52,11 @@ async def admin_page(here: Deployment, query: str = "") -> str:
         return str(await answer.text())
 
 
+def cells(text: str) -> list[list[str]]:
+    """What stands in the tables' rows."""
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text)]
+
+
 def record(user: str, model: str, cost: float | None) -> UsageRecord:
     return usage_record(
         ts=time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
@@ -71,7 +77,10 @@ def record(user: str, model: str, cost: float | None) -> UsageRecord:
     )
 
 
-ACTS = ["invite", "people/promote", "people/demote", "people/remove", "sandboxes/stop", "sandboxes/restart"]
+ACTS = [
+    *("invite", "people/promote", "people/demote", "people/remove", "people/withdraw"),
+    *("sandboxes/stop", "sandboxes/restart"),
+]
 
 
 @pytest.mark.parametrize("path", ["", "/usage.csv", *(f"/{act}" for act in [*ACTS, "sandboxes/swap"])])
@@ -100,7 +109,7 @@ def test_people(run: Callable[[Test], None]) -> None:
         async with here.ask("GET", found[0]) as answer:
             assert "cleo" in await answer.text()
         text = await admin_page(here)
-        assert re.search(r"<td>cleo</td><td>admin</td><td>invited</td>", text)
+        assert ["cleo", "admin", "invited"] in [row[:3] for row in cells(text)]
         assert "/join?once=" not in text  # shown once
         async with post(here, "/admin/people/promote", cookie, name="ben") as answer:
             assert answer.status == 303
@@ -118,13 +127,91 @@ def test_people(run: Callable[[Test], None]) -> None:
     run(test)
 
 
+def test_an_invitation_is_withdrawn(run: Callable[[Test], None]) -> None:
+    async def test(here: Deployment) -> None:
+        cookie = here.hub_cookie()
+        link = here.admin.invite(USER, "cleo", False).removeprefix(here.url)
+        await here.admin.limits.set(USER, "cleo", {"usd_per_day": "1"})
+        assert 'action="/admin/people/withdraw"' in await admin_page(here)
+        async with post(here, "/admin/people/withdraw", cookie, name="cleo") as answer:
+            assert answer.status == 303
+        async with here.ask("GET", link) as answer:
+            assert answer.status == 401
+        async with post(here, "/join", "", once=link.partition("once=")[2]) as answer:
+            assert answer.status == 401
+        assert here.people.limits() == {}
+        entry = here.people.audit(1)[0]
+        assert (entry.actor, entry.act, entry.target) == (USER, "withdrew_invitation", "cleo")
+        for name in ("cleo", "ben"):  # gone, and somebody who has an account
+            async with post(here, "/admin/people/withdraw", cookie, name=name) as answer:
+                assert answer.status == 409
+                assert f"no open invitation for `{name}`" in await answer.text()
+        assert here.people.user("ben") is not None
+
+    run(test)
+
+
+def test_removing_asks_first(run: Callable[[Test], None], state: State) -> None:
+    async def test(here: Deployment) -> None:
+        cookie = here.hub_cookie()
+        assert 'href="/admin/people/remove?name=ben"' in await admin_page(here)
+        async with here.ask("GET", "/admin/people/remove?name=ben", cookie=cookie) as answer:
+            text = await answer.text()
+            assert answer.status == 200
+        assert f"{state.root / 'removed'}" in text
+        assert '<form method="post" action="/admin/people/remove">' in text
+        assert "identity provider" not in text
+        assert here.people.user("ben") is not None
+        for name in ("nobody", ""):
+            async with here.ask("GET", f"/admin/people/remove?name={name}", cookie=cookie) as answer:
+                assert answer.status == 409
+        async with here.ask("GET", "/admin/people/remove?name=ben", cookie=here.sessions.begin("ben")) as answer:
+            assert answer.status == 404
+
+    run(test)
+
+
+def test_who_can_come_back_is_said_before(state: State) -> None:
+    async def main() -> None:
+        oidc = OidcEntry(issuer="https://login.example.org", client_id="choir", allow=("*@example.org",))
+        async with deployed(state, FakeBackend(), configured={"oidc": oidc}) as here:
+            here.people.add_user("ben", False, 1.0)
+            async with here.ask("GET", "/admin/people/remove?name=ben", cookie=here.hub_cookie()) as answer:
+                assert "identity provider" in await answer.text()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_only_what_can_be_done_is_offered(run: Callable[[Test], None]) -> None:
+    async def test(here: Deployment) -> None:
+        def offered(text: str) -> list[str]:
+            return re.findall(r'aria-label="([^"]*ben/[^"]*)"', text)
+
+        here.supervisor.seat("ben", "dev")
+        assert offered(await admin_page(here)) == []
+        seat = here.supervisor.seat("ben", "live")
+        here.supervisor.start(seat)
+        await seat.settled(10)
+        assert offered(await admin_page(here)) == ["Stop ben/live", "Restart ben/live"]
+        here.supervisor.stop(seat)
+        await seat.settled(10)
+        assert offered(await admin_page(here)) == ["Start ben/live"]
+        home = here.supervisor.records.home_path(here.supervisor.seat("ben", "dev"))
+        home.mkdir()
+        assert offered(await admin_page(here)) == ["Start ben/live"]
+        (home / "notes").touch()
+        assert offered(await admin_page(here)) == ["Start ben/dev", "Make live: ben/dev", "Start ben/live"]
+
+    run(test)
+
+
 def test_sandboxes(run: Callable[[Test], None]) -> None:
     async def test(here: Deployment) -> None:
         cookie = here.hub_cookie()
         seat = here.supervisor.seat("ben", "live")
         here.supervisor.start(seat)
         await seat.settled(10)
-        assert re.search(r"<td>ben/live</td><td>ready</td>", await admin_page(here))
+        assert ["ben/live", "ready"] in [row[:2] for row in cells(await admin_page(here))]
         async with post(here, "/admin/sandboxes/stop", cookie, label=seat.label) as answer:
             assert answer.status == 303
         assert (await seat.settled(10)).state == "stopped"
@@ -145,7 +232,7 @@ def test_usage(run: Callable[[Test], None], state: State) -> None:
 
     async def test(here: Deployment) -> None:
         text = await admin_page(here, "?days=30")
-        assert "<td>ben</td><td>2</td><td>0</td><td>10</td><td>14</td><td>$0.25 + 1 unpriced</td>" in text
+        assert ["ben", "2", "0", "10", "14", "$0.25 + 1 unpriced"] in cells(text)
         assert "openai/&lt;b&gt;gpt&lt;/b&gt;" in text
         assert "<rect" in text
         async with here.ask("GET", "/admin/usage.csv?days=1", cookie=here.hub_cookie()) as answer:

@@ -96,6 +96,32 @@ def test_choir_toml_wins_and_says_so(state: State) -> None:
     run(test, state, users={"ben": UserEntry(limits=UserLimits(usd_per_day=1.0))})
 
 
+def test_limits_of_an_invited_person_wait_for_the_account(state: State) -> None:
+    async def test(here: Deployment) -> None:
+        secret = here.admin.invite(USER, "cleo", False).partition("once=")[2]
+        async with save(here, "cleo", usd_per_day="2") as answer:
+            assert answer.status == 303, await answer.text()
+        assert 'name="usd_per_day" value="2"' in await form(here, "cleo")
+        entry = UserEntry(limits=UserLimits(usd_per_day=2.0))
+        assert user_limits.read(state.limits) == {"cleo": entry}
+        async with here.ask("POST", "/join", headers={"Origin": here.url}, data={"once": secret}) as answer:
+            assert answer.status == 303
+        assert user_limits.read(state.limits) == here.people.limits() == {"cleo": entry}
+
+    run(test, state)
+
+
+def test_with_the_invitation_its_limits_go(state: State) -> None:
+    async def test(here: Deployment) -> None:
+        here.admin.invite(USER, "cleo", False)
+        await here.admin.limits.set(USER, "cleo", {"usd_per_day": "2"})
+        assert await here.admin.remove(USER, "cleo") == []
+        assert here.people.limits() == user_limits.read(state.limits) == {}
+        assert here.people.audit(1)[0].act == "withdrew_invitation"
+
+    run(test, state)
+
+
 class Refusing(FakeGateway):
     reason = "config_invalid"
 

@@ -127,10 +127,17 @@ def test_garbage(passkeys: Passkeys, authenticator: Authenticator, path: tuple[s
         passkeys.finish_sign_in(answer)
 
 
-def test_challenges_do_not_pile_up(passkeys: Passkeys, authenticator: Authenticator) -> None:
+def test_nobody_is_crowded_out_and_nothing_piles_up(passkeys: Passkeys, authenticator: Authenticator) -> None:
     first = passkeys.begin_sign_in()
     for _ in range(1000):
-        last = passkeys.begin_sign_in()
-    assert passkeys.finish_sign_in(authenticator.get(last)) == "ada"
-    with pytest.raises(PasskeyError):
-        passkeys.finish_sign_in(authenticator.get(first))
+        passkeys.begin_sign_in()
+    assert passkeys.finish_sign_in(authenticator.get(first)) == "ada"
+    assert len(passkeys._challenges) + len(passkeys._answered) == 1
+
+
+def test_another_deployments_challenge_is_refused(
+    passkeys: Passkeys, authenticator: Authenticator, people: People, clock: Clock
+) -> None:
+    with pytest.raises(PasskeyError, match="not accepted") as caught:
+        passkeys.finish_sign_in(authenticator.get(Passkeys(people, ORIGIN, clock).begin_sign_in()))
+    assert caught.value.why == "unknown challenge"

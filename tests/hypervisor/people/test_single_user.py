@@ -59,6 +59,19 @@ def test_the_own_account_is_in_at_once(tmp_path: Path) -> None:
     run(test, tmp_path)
 
 
+def test_the_first_link_asks_nothing_either(tmp_path: Path) -> None:
+    async def test(here: Deployment) -> None:
+        async with here.ask("GET", here.login.new_link(USER, "")) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, "/")
+            assert "Set-Cookie" in answer.headers
+        here.people.add_user("ben", False, 1.0)
+        async with here.ask("GET", here.login.new_link("ben", "")) as answer:
+            assert answer.status == 200
+            assert "Sign in as ben" in await answer.text()
+
+    run(test, tmp_path)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another account")
 def test_another_account_signs_in(tmp_path: Path) -> None:
     async def test(here: Deployment) -> None:

@@ -8,8 +8,10 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from choir.config import OidcEntry
 from choir.errors import StartError
 from choir.hypervisor.life import STOP_GRACE
 from choir.hypervisor.origins import Origins
@@ -23,6 +25,11 @@ INVITATION_SECONDS = 7 * 24 * 3600.0
 FREE_SECONDS = 60.0
 """How long a removal waits for what else is being done to the homes."""
 
+_COMES_BACK = (
+    "A person whom `allow` or `admins` of [oidc] in choir.toml lets in can come back by the identity provider, with a "
+    "new account: to keep them out, change those, or their account at the provider."
+)
+
 
 @dataclass(frozen=True)
 class Admin:
@@ -33,6 +40,17 @@ class Admin:
     supervisor: Supervisor
     origins: Origins
     limits: PersonalLimits
+    oidc: OidcEntry
+
+    @property
+    def removal_warning(self) -> str:
+        """What whoever removes a person has to know, or ""."""
+        return _COMES_BACK if self.oidc.issuer and (self.oidc.allow or self.oidc.admins) else ""
+
+    @property
+    def set_aside(self) -> Path:
+        """Where the homes of the removed are."""
+        return self.supervisor.state.root / "removed"
 
     def invite(self, actor: str, user: str, admin: bool) -> str:
         """The invitation's link; it is good for a week.
@@ -59,8 +77,20 @@ class Admin:
         self.people.set_admin(user, admin)
         self.people.note(time.time(), actor, "made_admin" if admin else "made_member", user)
 
+    async def withdraw(self, actor: str, user: str) -> None:
+        """Make an invitation worth nothing.
+
+        Raises:
+            StartError: ``not_invited``.
+        """
+        if not self.people.withdraw(user):
+            raise StartError("not_invited", f"There is no open invitation for `{user[:40]}`.", "See: choir user list")
+        self.people.note(time.time(), actor, "withdrew_invitation", user)
+        await self.limits.forget(user)
+
     async def remove(self, actor: str, user: str) -> list[str]:
-        """End a user's sessions, tokens and sandboxes, and set their homes aside. Where those are now.
+        """End a user's sessions, tokens and sandboxes, and set their homes aside. Where those are now. Of whoever is
+        only invited, the invitation is withdrawn.
 
         A later user of the same name gets a new home and nothing of the old one.
 
@@ -68,6 +98,9 @@ class Admin:
             StartError: ``unknown_user``, ``last_admin``, ``busy``; the last leaves the account closed and can be
                 repeated.
         """
+        if self.people.user(user) is None and self.people.is_invited(user, time.time()):
+            await self.withdraw(actor, user)
+            return []
         theirs = [each for each in self.supervisor.sandboxes.values() if each.user == user]
         if self.people.user(user) is not None or not theirs:  # else an earlier removal came no further
             self.sessions.close(self.people.remove_user(user))
@@ -104,9 +137,8 @@ class Admin:
 
     def _set_aside(self, sandbox: Sandbox) -> str:
         home = self.supervisor.records.home_path(sandbox)
-        folder = self.supervisor.state.root / "removed"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        target = folder / f"{sandbox.home}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        self.set_aside.mkdir(mode=0o700, exist_ok=True)
+        target = self.set_aside / f"{sandbox.home}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         try:
             os.rename(home, target)
         except FileNotFoundError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -23,6 +25,7 @@ from choir.hypervisor.sandbox import Sandbox
 from choir.hypervisor.usage_feed import UsageFeed
 from choir.isolation import tree
 from choir.storage.ledger import Share
+from choir.storage.people import unknown_user
 from choir.storage.report import add_up, shares_csv
 
 _NO_STORE = {"cache-control": "no-store"}
@@ -48,6 +51,7 @@ class AdminSite:
             "/admin/people/promote": ("name", self._promote),
             "/admin/people/demote": ("name", self._demote),
             "/admin/people/remove": ("name", self._remove),
+            "/admin/people/withdraw": ("name", self._withdraw),
             "/admin/sandboxes/stop": ("label", self._stop),
             "/admin/sandboxes/restart": ("label", self._restart),
             "/admin/sandboxes/swap": ("label", self._swap),
@@ -57,6 +61,7 @@ class AdminSite:
             Route("/admin/usage.csv", self.usage_csv),
             Route("/admin/people/limits", self.limits, methods=["GET"]),
             Route("/admin/people/limits", self.set_limits, methods=["POST"]),
+            Route("/admin/people/remove", self.ask_to_remove, methods=["GET"]),
             *(Route(path, self._handler(field, act), methods=["POST"]) for path, (field, act) in acts.items()),
         ]
 
@@ -81,7 +86,7 @@ class AdminSite:
             me=me,
             people=self.admin.overview(),
             sandboxes=sandboxes,
-            days=days,
+            days=last_days(days),
             by_day=add_up(shares, "day"),
             by_user=add_up(shares, "user"),
             by_model=add_up(shares, "model"),
@@ -108,6 +113,7 @@ class AdminSite:
             idle_seconds=max(0.0, time.time() - work) if pid else None,
             memory=sum(map(tree.share, tree.pids(pid))) if pid else None,
             processor=processor_seconds(pid) if pid else None,
+            has_home=_holds_something(self.admin.supervisor.records.home_path(sandbox)),
         )
 
     async def usage_csv(self, request: Request) -> Response:
@@ -118,6 +124,18 @@ class AdminSite:
         name = f"choir-usage-{first_day(1)}-{days}d.csv"
         headers = {"content-disposition": f'attachment; filename="{name}"', **_NO_STORE}
         return Response(text, media_type="text/csv", headers=headers)
+
+    async def ask_to_remove(self, request: Request) -> Response:
+        if self.door.session(request) is None:
+            return self.door.ask(request)
+        me = self._admin(request)
+        if me is None:
+            return answers.refusal("not_found", request.scope)
+        name = request.query_params.get("name", "")
+        if self.admin.people.user(name) is None:
+            return await self._refused(me, unknown_user(name))
+        text = admin_pages.removal(name, self.admin.set_aside, self.admin.removal_warning)
+        return HTMLResponse(text, headers=_NO_STORE)
 
     async def limits(self, request: Request) -> Response:
         if self.door.session(request) is None:
@@ -181,6 +199,10 @@ class AdminSite:
         await self.admin.remove(me, name)
         return ""
 
+    async def _withdraw(self, me: str, name: str, _form: dict[str, str]) -> str:
+        await self.admin.withdraw(me, name)
+        return ""
+
     async def _stop(self, me: str, label: str, _form: dict[str, str]) -> str:
         sandbox = self._find(label)
         self.admin.supervisor.stop(sandbox, f"{me} stopped it.")
@@ -209,6 +231,15 @@ class AdminSite:
         self.admin.people.note(time.time(), me, act, f"{sandbox.user}/{sandbox.role}")
 
 
+def _holds_something(folder: Path) -> bool:
+    """A home that only stands ready is empty."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
 def _sentence(error: ChoirError) -> str:
     return f"{error.message} {error.hint}".strip()
 
@@ -218,6 +249,11 @@ def _days(request: Request) -> int:
     return int(wanted) if wanted in map(str, PERIODS) else PERIODS[1]
 
 
+def last_days(days: int) -> list[str]:
+    """The last ``days`` days until today, in UTC, as YYYY-MM-DD."""
+    now = time.time()
+    return [time.strftime("%Y-%m-%d", time.gmtime(now - ago * 86400)) for ago in reversed(range(days))]
+
+
 def first_day(days: int) -> str:
-    """The first of the last ``days`` days, in UTC."""
-    return time.strftime("%Y-%m-%d", time.gmtime(time.time() - (days - 1) * 86400))
+    return last_days(days)[0]

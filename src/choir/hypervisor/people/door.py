@@ -63,7 +63,8 @@ class Door:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/login", self.sign_in),
+            Route("/login", self.sign_in, methods=["GET"]),
+            Route("/login", self.use_link, methods=["POST"]),
             Route("/login/code", self.recovery_code, methods=["POST"]),
             Route("/login/passkey/options", self.passkey_options, methods=["POST"]),
             Route("/login/passkey", self.passkey, methods=["POST"]),
@@ -97,37 +98,59 @@ class Door:
 
     def _in(self, request: Request, user: str, way: str, where: str = "/") -> Response:
         """A new session, and on."""
+        return RedirectResponse(where, 303, self._begun(request, user, way))
+
+    def _begun(self, request: Request, user: str, way: str) -> dict[str, str]:
+        """The headers with a new session, in place of another person's."""
+        before = self.session(request)
+        if before is not None and before.user != user:
+            self.sessions.end(before.hash)
+        self.attempts.forgive(self._address(request))
         browser = browser_name(request.headers.get("user-agent", ""))
         cookie = self.sessions.begin(user, way=way, browser=browser)
         _log.info("signed_in", user=user, way=way)
-        response = RedirectResponse(where, 303, _NO_STORE)
-        response.headers.append("set-cookie", self.sessions.set_cookie(cookie))
-        return response
+        return {"set-cookie": self.sessions.set_cookie(cookie), **_NO_STORE}
 
     def _too_often(self, request: Request) -> float:
+        return self.attempts.admit(self._address(request), time.monotonic())
+
+    def _address(self, request: Request) -> str:
         peer = request.client.host if request.client else ""
         forwarded = ",".join(request.headers.getlist("x-forwarded-for"))  # a proxy may add a line of its own
-        address = client_address(peer, forwarded, self.entry.trusted_proxies)
-        return self.attempts.admit(address, time.monotonic())
+        return client_address(peer, forwarded, self.entry.trusted_proxies)
 
     # ------------------------------------------------------------------ links and invitations
 
     async def sign_in(self, request: Request) -> Response:
-        """The sign-in page, or a one-time link. A prefetch or a HEAD does not use it up."""
-        if request.method != "GET" or "prefetch" in request.headers.get("sec-purpose", ""):
-            return Response(status_code=204, headers=_NO_STORE)
-        if "once" not in request.query_params:
-            return RedirectResponse("/", 303, _NO_STORE) if self.session(request) else self.ask(request, status=200)
+        """The sign-in page, or what a one-time link is for. Looking does not use it up: mail scanners look."""
+        session, secret = self.session(request), request.query_params.get("once")
+        if secret is None:
+            return RedirectResponse("/", 303, _NO_STORE) if session else self.ask(request, status=200)
         wait = self._too_often(request)
         if wait:
             return self._later(request, wait)
-        user = self.login.take(request.query_params["once"])
+        user = self.login.look(secret)
+        if session is not None and user in (None, session.user):
+            return RedirectResponse("/", 303, _NO_STORE)
         if user is None:
-            if self.session(request) is not None:
-                return RedirectResponse("/", 303, _NO_STORE)
             return HTMLResponse(pages.link_dead(), 401, _NO_STORE)
-        where = "/" if not self.origins.secure or self.people.passkeys(user) else "/account?welcome=1"
-        return self._in(request, user, "link", where)
+        if user == self.owner and self._is_owner(request):
+            return self._in(request, user, "local")
+        self.attempts.forgive(self._address(request))
+        return HTMLResponse(pages.link(user, secret, session.user if session else ""), headers=_NO_STORE)
+
+    async def use_link(self, request: Request) -> Response:
+        wait = self._too_often(request)
+        if wait:
+            return self._later(request, wait)
+        user = self.login.take((await read_form(request)).get("once", ""))
+        if user is None:
+            return HTMLResponse(pages.link_dead(), 401, _NO_STORE)
+        if self.origins.secure and not self.people.passkeys(user):
+            return self._in(request, user, "link", "/account?welcome=1")
+        # No redirect: the content policy's form-action would end the chain at the sandbox's origin.
+        headers = {"refresh": "0; url=/", **self._begun(request, user, "link")}
+        return HTMLResponse(pages.signed_in(user), headers=headers)
 
     async def join(self, request: Request) -> Response:
         """What an invitation is for."""
@@ -138,7 +161,9 @@ class Door:
         invited = self.people.invitation(digest(secret), time.time())
         if invited is None:
             return HTMLResponse(pages.link_dead("This invitation no longer works"), 401, _NO_STORE)
-        return HTMLResponse(pages.invitation(invited, secret), headers=_NO_STORE)
+        self.attempts.forgive(self._address(request))
+        session = self.session(request)
+        return HTMLResponse(pages.invitation(invited, secret, session.user if session else ""), headers=_NO_STORE)
 
     async def accept(self, request: Request) -> Response:
         form = await read_form(request)
@@ -172,10 +197,7 @@ class Door:
         except PasskeyError as error:
             _log.warning("sign_in_refused", way="passkey", why=error.why)
             return answers.error(401, error.reason, error.message, error.hint)
-        entered = self._in(request, user, "passkey")
-        response = JSONResponse({"where": "/"}, headers=_NO_STORE)
-        response.headers["set-cookie"] = entered.headers["set-cookie"]
-        return response
+        return JSONResponse({"where": "/"}, headers=self._begun(request, user, "passkey"))
 
     async def recovery_code(self, request: Request) -> Response:
         wait = self._too_often(request)
@@ -231,7 +253,7 @@ class Door:
             if not may_join(self.oidc, identity) and not is_admin(self.oidc, identity):
                 problem = "You are known to the identity provider, but nobody has let you in here yet."
                 return self.ask(request, problem, 403)
-            user = user_name(identity, {each.name for each in self.people.users()} | self.seated())
+            user = user_name(identity, self.people.spoken_for() | self.seated())
             self.people.add_user(user, is_admin(self.oidc, identity), time.time())
             self.people.add_identity(identity.issuer, identity.subject, user)
             self.people.note(time.time(), user, "joined", user, "by the identity provider")

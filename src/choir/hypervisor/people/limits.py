@@ -75,8 +75,7 @@ class PersonalLimits:
             StartError: ``unknown_user``.
             ConfigError: choir.toml is wrong now.
         """
-        if self.people.user(user) is None:
-            raise unknown_user(user)
+        self._check_known(user)
         config = await asyncio.to_thread(self.configured)
         own = user_limits.words(self.people.limits().get(user, UserEntry()))
         first = user_limits.words(config.users.get(user, UserEntry()))
@@ -97,8 +96,7 @@ class PersonalLimits:
         """
         config = await asyncio.to_thread(self.configured)
         async with self._turn:
-            if self.people.user(user) is None:
-                raise unknown_user(user)
+            self._check_known(user)
             before = self.people.limits()
             present = before.get(user, UserEntry())
             entry = user_limits.parse(words, present, config.providers)
@@ -116,6 +114,15 @@ class PersonalLimits:
                     raise
             self.people.set_limits(user, entry)
             self.people.note(time.time(), actor, "set_limits", user, _told(present, entry))
+
+    def _check_known(self, user: str) -> None:
+        """Whoever is invited counts: their limits wait for the account.
+
+        Raises:
+            StartError: ``unknown_user``.
+        """
+        if self.people.user(user) is None and not self.people.is_invited(user, time.time()):
+            raise unknown_user(user)
 
     async def forget(self, user: str) -> None:
         """After ``user`` was removed from the registry: for the next of that name nothing is set."""

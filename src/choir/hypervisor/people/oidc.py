@@ -26,7 +26,8 @@ from choir.hypervisor.sessions import digest
 CALLBACK = "/login/oidc/callback"
 FLOW_SECONDS = 600.0
 _METADATA_SECONDS = 3600.0
-_MAX_FLOWS = 1000
+_MAX_FLOWS = 20_000
+"""About 10 MB. Enough that strangers with a thousand addresses do not crowd out whoever takes a minute."""
 _ANSWER_BYTES = 1024 * 1024
 _ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
@@ -70,7 +71,7 @@ class IdentityProvider:
     def __init__(self, entry: OidcEntry, secret: str, public_url: str, now: Callable[[], float] = time.time) -> None:
         self._entry = entry
         self._secret = secret
-        self._redirect = public_url.rstrip("/") + CALLBACK
+        self._redirect = public_url + CALLBACK
         self._now = now
         self._flows: OrderedDict[str, _Flow] = OrderedDict()
         self._metadata: dict[str, Any] = {}

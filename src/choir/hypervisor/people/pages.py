@@ -50,14 +50,55 @@ def sign_in(provider: str = "", problem: str = "") -> str:
     )
 
 
-def invitation(invited: Invitation, secret: str) -> str:
-    """What an invitation link shows. Looking at it does not use it up."""
+def link(user: str, secret: str, present: str = "") -> str:
+    """What a one-time link shows. Looking at it does not use it up.
+
+    Args:
+        present: who is signed in on this browser, "" for nobody.
+    """
+    return page(
+        "Sign in",
+        f"""<h1>Sign in</h1>
+<p class="lead">This link signs this browser in as <b>{escape(user)}</b>, once.</p>
+{_instead_of(present)}
+<form method="post" action="/login"><input type="hidden" name="once" value="{escape(secret)}">
+<div class="actions"><button class="primary">Sign in as {escape(user)}</button></div></form>""",
+    )
+
+
+def signed_in(user: str) -> str:
+    """On the way to the desktop."""
+    return page(
+        "Signed in",
+        f"""<h1>Signed in</h1>
+<p class="lead">Hello {escape(user)}.</p>
+<div class="actions"><a class="button primary" href="/">To your desktop</a></div>""",
+        signed_in=True,
+    )
+
+
+def _instead_of(present: str) -> str:
+    if not present:
+        return ""
+    return (
+        f'<div class="reason"><p>You are signed in as <b>{escape(present)}</b> on this browser. '
+        f"Going on signs {escape(present)} out here.</p></div>"
+    )
+
+
+def invitation(invited: Invitation, secret: str, present: str = "") -> str:
+    """What an invitation link shows. Looking at it does not use it up.
+
+    Args:
+        present: who is signed in on this browser, "" for nobody.
+    """
     by = f"{escape(invited.invited_by)} made a place" if invited.invited_by != COMMAND_LINE else "There is a place"
     return page(
         "Join",
         f"""<h1>You are invited</h1>
 <p class="lead">{by} for you here. Your name in it is
 <b>{escape(invited.user)}</b>.</p>
+{_instead_of(present)}
 <form method="post" action="/join"><input type="hidden" name="once" value="{escape(secret)}">
 <div class="actions"><button class="primary">Join</button></div></form>""",
     )

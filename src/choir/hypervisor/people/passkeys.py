@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
+import secrets
+import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,6 +24,8 @@ from choir.storage.people import Passkey, People
 CEREMONY_SECONDS = 300.0
 _MAX_CEREMONIES = 1000
 _MAX_PER_USER = 20
+_UNTIL = struct.Struct(">d")
+_HEAD = 16 + _UNTIL.size
 
 
 class PasskeyError(StartError):
@@ -41,11 +46,14 @@ class Passkeys:
 
     def __init__(self, people: People, public_url: str, now: Callable[[], float] = time.time) -> None:
         self._people = people
-        self._origin = public_url.rstrip("/")
+        self._origin = public_url
         self._host = urlsplit(public_url).hostname or "localhost"
         self._now = now
         self._challenges: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
-        """To whose registration it belongs ("" for a sign-in), and until when."""
+        """To whose registration it belongs, and until when."""
+        self._key = secrets.token_bytes(32)
+        self._answered: dict[bytes, float] = {}
+        """Challenges that signed somebody in, and until when they would be good."""
 
     def begin_registration(self, user: str) -> str:
         """Options for ``navigator.credentials.create``, as JSON.
@@ -112,10 +120,13 @@ class Passkeys:
         import webauthn
         from webauthn.helpers import structs
 
+        # Not kept but signed: strangers may ask for any number, and crowd nobody's out.
+        head = secrets.token_bytes(16) + _UNTIL.pack(self._now() + CEREMONY_SECONDS)
         options = webauthn.generate_authentication_options(
-            rp_id=self._host, user_verification=structs.UserVerificationRequirement.REQUIRED
+            rp_id=self._host,
+            challenge=head + self._mac(head),
+            user_verification=structs.UserVerificationRequirement.REQUIRED,
         )
-        self._remember(options.challenge, "")
         return webauthn.options_to_json(options)
 
     def finish_sign_in(self, credential: dict[str, Any]) -> str:
@@ -127,7 +138,7 @@ class Passkeys:
         import webauthn
         from webauthn.helpers.exceptions import WebAuthnException
 
-        challenge = self._take(credential, "")
+        challenge, until = self._signed(credential)
         known = self._people.passkey(str(credential.get("id")))
         if known is None or self._people.user(known.user) is None:
             raise PasskeyError("unknown credential")
@@ -143,6 +154,8 @@ class Passkeys:
             )
         except (WebAuthnException, ValueError, TypeError, KeyError) as error:
             raise PasskeyError(type(error).__name__) from error
+        if self._answered.setdefault(challenge, until) is not until:
+            raise PasskeyError("replayed")
         self._people.passkey_used(known.id, verified.new_sign_count, self._now())
         return known.user
 
@@ -157,15 +170,35 @@ class Passkeys:
 
     def _take(self, credential: dict[str, Any], user: str) -> bytes:
         """The challenge that ``credential`` answers, once."""
-        try:
-            client_data = json.loads(_bytes(credential["response"]["clientDataJSON"]))
-            challenge = _bytes(client_data["challenge"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise PasskeyError("malformed") from error
+        challenge = _challenge(credential)
         whose, until = self._challenges.pop(challenge, (None, 0.0))
         if whose != user or until <= self._now():
             raise PasskeyError("unknown challenge")
         return challenge
+
+    def _mac(self, head: bytes) -> bytes:
+        return hmac.digest(self._key, head, "sha256")
+
+    def _signed(self, credential: dict[str, Any]) -> tuple[bytes, float]:
+        """The sign-in's challenge that ``credential`` answers, and until when it is good."""
+        challenge, now = _challenge(credential), self._now()
+        head, mac = challenge[:_HEAD], challenge[_HEAD:]
+        if len(head) < _HEAD or not hmac.compare_digest(mac, self._mac(head)):
+            raise PasskeyError("unknown challenge")
+        (until,) = _UNTIL.unpack(head[-_UNTIL.size :])
+        for each in [each for each, end in list(self._answered.items()) if end <= now]:
+            self._answered.pop(each, None)
+        if until <= now or challenge in self._answered:
+            raise PasskeyError("unknown challenge")
+        return challenge, until
+
+
+def _challenge(credential: dict[str, Any]) -> bytes:
+    try:
+        client_data = json.loads(_bytes(credential["response"]["clientDataJSON"]))
+        return _bytes(client_data["challenge"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise PasskeyError("malformed") from error
 
 
 def _bytes(text: str) -> bytes:
