@@ -15,12 +15,14 @@ from choir.app.local import LocalModel
 from choir.channel import connect, peer_credentials
 
 from .conftest import Choir
+from .conftest import sign_in as sign_in_by
+from .test_windows import open_app
 
 needs_model = pytest.mark.skipif(not LocalModel.available(), reason="choir[local] is not installed")
 
 
 def sign_in(page: Page, choir: Choir) -> None:
-    page.goto(choir.first_link)
+    sign_in_by(page, choir.first_link)
     expect(page.locator("#link")).to_have_text("Connected")
 
 
@@ -28,7 +30,7 @@ def sign_in(page: Page, choir: Choir) -> None:
 def test_from_the_link_to_an_answer_and_its_record(choir: Choir, page: Page) -> None:
     sign_in(page, choir)
     assert re.fullmatch(r"http://[a-z0-9-]+-live\.localhost:\d+/", page.url)
-    expect(page.get_by_text("No model call yet.")).to_be_visible()
+    expect(page.get_by_text("No model call since the sandbox started.")).to_be_visible()
     page.get_by_label("Your prompt").fill("What is the capital of France? Answer in one sentence.")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Stop", exact=True)).to_be_visible()
@@ -112,11 +114,16 @@ def test_dev_and_swap(choir: Choir, page: Page) -> None:
 
 def test_a_sandbox_that_ended_behind_an_open_page_is_not_brought_back(choir: Choir, page: Page) -> None:
     sign_in(page, choir)
+    open_app(page, "Terminal")
+    expect(page.locator(".xterm-rows")).to_contain_text("$")
     before = choir.sandbox()["id"]
     choir.choir("sandbox", "stop")
     expect(page.locator("#link")).to_have_text("Sandbox stopped")
     expect(page.locator("#notice")).to_contain_text("It was stopped.")
-    page.wait_for_timeout(1500)  # while it asks again
+    asked: list[str] = []
+    page.on("websocket", lambda socket: asked.append(socket.url.rpartition("/api/")[2]))
+    page.wait_for_timeout(2100)  # while it asks again; a terminal waits for the desktop
+    assert set(asked) == {"desktop"}
     assert (choir.sandbox()["id"], choir.sandbox()["state"]) == (before, "stopped")
     page.get_by_role("link", name="See what can be done").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Your sandbox is stopped")
@@ -145,7 +152,7 @@ def test_stop_from_the_page(choir: Choir, page: Page) -> None:
 def test_without_a_script_the_start_still_leads_to_the_desktop(choir: Choir, browser: Browser) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(choir.first_link)
+    sign_in_by(page, choir.first_link)
     expect(page).to_have_url(re.compile(r"-live\.localhost"), timeout=20_000)
     assert "needs JavaScript" in page.content()  # this way of switching scripts off shows no <noscript>
     context.close()

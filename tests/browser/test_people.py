@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import CHOIR, Choir, environment, running
+from .conftest import CHOIR, Choir, environment, running, sign_in
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_an_unknown_passkey_is_refused_in_words(choir: Choir, page: Page, authen
 
 
 def test_two_people_cannot_reach_each_other(choir: Choir, page: Page, browser: Browser) -> None:
-    page.goto(choir.first_link)
+    sign_in(page, choir.first_link)
     page.wait_for_url(re.compile(r"http://[a-z0-9-]+-live\.localhost:\d+/"))
     first = page.url
     other = browser.new_context().new_page()
@@ -106,7 +106,10 @@ def test_users_on_the_command_line(choir: Choir, browser: Browser) -> None:
     assert re.search(r"ben\s+admin\s+invited", choir_user("list").stdout)
     last = choir_user("remove", owner["name"])
     assert (last.returncode != 0, "last admin" in last.stderr) == (True, True)
-    assert "no user `ben`" in choir_user("limit", "ben", "usd_per_day=1").stderr  # not yet
+    assert re.search(r"usd_per_day +1 +an admin", choir_user("limit", "ben", "usd_per_day=1").stdout)
+    assert "withdrawn" in choir_user("remove", "ben").stdout
+    assert "ben" not in choir_user("list").stdout
+    assert "no user `ben`" in choir_user("limit", "ben", "usd_per_day=1").stderr
     set_now = choir_user("limit", owner["name"], "usd_per_day=2.5", "models=local/*").stdout
     assert re.search(r"usd_per_day +2\.5 +an admin", set_now)
     assert re.search(r"requests_per_minute +600 +choir\.toml", set_now)
@@ -116,7 +119,7 @@ def test_users_on_the_command_line(choir: Choir, browser: Browser) -> None:
     assert "whole number" in choir_user("limit", owner["name"], "requests_per_minute=some").stderr
     assert "Nobody is signed in." in choir_user("sessions").stdout
     page = browser.new_page()
-    page.goto(choir.first_link)
+    sign_in(page, choir.first_link)
     expect(page.locator("#link")).to_have_text("Connected")
     row = re.search(rf"(?m)^([0-9a-f]{{12}}) +{owner['name']} +Chrome on Linux +link ", choir_user("sessions").stdout)
     assert row

@@ -53,3 +53,12 @@ def test_a_tool_call_is_seen_as_it_runs_and_stop_stops(desk: Page) -> None:
     window(desk, "prompt").locator(".title").click(position={"x": 300, "y": 8})
     window(desk, "prompt").get_by_role("button", name="Clear").click()
     expect(window(desk, "prompt")).to_contain_text("What shall we do?")
+
+
+def test_a_prompt_that_is_too_long_is_not_lost(desk: Page) -> None:
+    text = "word " * 250_000  # more than a message may hold
+    desk.get_by_label("Your prompt").fill(text)
+    desk.get_by_role("button", name="Send").click()
+    expect(window(desk, "prompt").get_by_role("alert")).to_have_text("That is longer than 200,000 characters.")
+    expect(desk.get_by_label("Your prompt")).to_have_value(text)
+    expect(desk.locator("#link")).to_have_text("Connected")

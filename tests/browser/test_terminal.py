@@ -66,3 +66,25 @@ def test_the_shell_has_no_more_than_the_sandbox(desk: Page) -> None:
     expect(rows(desk)).to_contain_text("$")
     desk.keyboard.type("clear; ls -l /proc/self/fd | grep -c socket; env | grep -c DATABASE_URL; id -u; tty\n")
     expect(rows(desk)).to_contain_text(re.compile(r"0\s*0\s*1000\s*/dev/pts/\d"))
+
+
+def test_a_paste_of_more_than_a_message_arrives_whole(desk: Page) -> None:
+    open_app(desk, "Terminal")
+    expect(rows(desk)).to_contain_text("$")
+    desk.keyboard.type("stty -echo; echo rea''dy; cat > pasted; stty echo; echo ta''ken\n")
+    expect(rows(desk)).to_contain_text("ready")
+    text = "".join(f"{number:07} a line of a paste, as long as many\n" for number in range(25_000))
+    assert len(text) > 1024 * 1024
+    desk.evaluate(
+        """text => {
+            const data = new DataTransfer();
+            data.setData("text/plain", text);
+            const paste = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+            document.querySelector(".shell textarea").dispatchEvent(paste);
+        }""",
+        text,
+    )
+    desk.keyboard.press("Control+d")
+    expect(rows(desk)).to_contain_text("taken")
+    desk.keyboard.type("clear; cat pasted | wc -c; rm pasted\n")
+    expect(rows(desk)).to_contain_text(str(len(text)))

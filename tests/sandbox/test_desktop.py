@@ -24,6 +24,7 @@ from aiohttp import web
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
+from yarl import URL
 
 from choir.sandbox.assets import STATIC
 
@@ -465,8 +466,16 @@ def test_files_over_http(folder: Path) -> None:
             async with here.client.put(url + "content?path=d/t%C3%A9xt", data=data, headers=given) as answer:
                 assert answer.status == status
         assert (folder / "home/d/téxt").read_text() == "two"
-        async with here.client.get(url + "content?path=.choir/choir.db&text=1") as answer:
-            assert (answer.status, (await answer.json())["error"]["reason"]) in ((415, "binary"), (404, "file_missing"))
+        async with here.client.get(url + "content?path=.choir/choir.db") as answer:
+            assert (answer.status, (await answer.json())["error"]["reason"]) == (403, "not_permitted")
+        latin = folder / "home" / os.fsdecode(b"caf\xe9")  # a name is bytes, not always UTF-8
+        latin.write_text("found")
+        async with here.client.get(URL(url + "content?path=caf%E9", encoded=True)) as answer:
+            assert await answer.text() == "found"
+            assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''caf%E9"
+        async with here.client.post(URL(url + "rename?path=caf%E9&to=caf%C3%A9", encoded=True)) as answer:
+            assert answer.status == 200
+        assert not latin.exists()
         async with here.client.post(url + "rename?path=d/t%C3%A9xt&to=d/text") as answer:
             assert answer.status == 200
         async with here.client.get(url + "list?path=d") as answer:

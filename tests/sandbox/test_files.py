@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choir.sandbox.files import SNIFFED, FileError, Files, is_binary, mark, names
+from choir.sandbox import files as files_module
+from choir.sandbox.files import FileError, Files, is_text, mark, names
 
 
 @pytest.fixture
@@ -113,6 +114,19 @@ def test_what_is_no_path(files: Files, path: str) -> None:
     refused("bad_path", lambda: files.rename("Beta", path))
 
 
+def test_what_choir_keeps_is_out_of_reach(files: Files, root: Path) -> None:
+    (root / ".choir").mkdir()
+    (root / ".choir/choir.db").write_text("kept")
+    (root / "d/.choir").mkdir(parents=True, exist_ok=True)
+    assert ".choir" not in [entry.name for entry in files.list("").entries]
+    assert ".choir" in [entry.name for entry in files.list("d").entries]
+    for path in (".choir", ".choir/choir.db"):
+        for act in (files.list, files.open, files.write, files.delete):
+            refused("not_permitted", lambda act=act, path=path: act(path))  # type: ignore[misc]
+        refused("not_permitted", lambda path=path: files.rename(path, "mine"))
+    refused("not_permitted", lambda: files.rename("Beta", ".choir/choir.db"))
+
+
 def test_the_folder_itself_stays(files: Files) -> None:
     for act in (files.open, files.write, files.delete, files.make_folder):
         refused("bad_path", lambda act=act: act(""))  # type: ignore[misc]
@@ -189,16 +203,26 @@ def test_what_may_not_be_read_says_so(files: Files, root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("beginning", "expected"),
+    ("content", "expected"),
     [
-        (b"", False),
-        (b"plain\ttext\r\n", False),
-        ("grüße 漢字".encode(), False),
-        (b"\x7fELF\x00\x01", True),
-        (b"\xff\xfe", True),
-        ("é".encode()[:1], True),
-        (b"x" * (SNIFFED - 1) + "é".encode()[:1], False),  # cut there, not wrong
+        (b"", True),
+        (b"plain\ttext\r\n", True),
+        ("grüße 漢字".encode(), True),
+        (b"\x7fELF\x00\x01", False),
+        (b"\xff\xfe", False),
+        ("é".encode()[:1], False),
+        (b"x" * 9000 + b"\xff", False),  # edited, it would not come back as it was
+        (b"x" * 9000 + b"\0", False),
     ],
 )
-def test_what_is_text(beginning: bytes, expected: bool) -> None:
-    assert is_binary(beginning) is expected
+def test_what_is_text(content: bytes, expected: bool) -> None:
+    assert is_text(content) is expected
+
+
+@pytest.mark.parametrize(("most", "truncated"), [(3, True), (4, False)])
+def test_a_listing_says_whether_there_is_more(
+    files: Files, monkeypatch: pytest.MonkeyPatch, most: int, truncated: bool
+) -> None:
+    monkeypatch.setattr(files_module, "MAX_ENTRIES", most)
+    listing = files.list("")
+    assert (len(listing.entries), listing.truncated) == (most, truncated)

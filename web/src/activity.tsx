@@ -2,7 +2,7 @@
 import { useEffect } from "preact/hooks";
 import { up } from "./connection";
 import { running } from "./runs";
-import { follow, records, type UsageRecord } from "./usage";
+import { follow, records, SHOWN, type UsageRecord } from "./usage";
 
 const CHARTED = 40;
 const WIDTH = 120;
@@ -20,7 +20,7 @@ export function Activity() {
         </p>
       )}
       {calls.length > 0 && <Sums calls={calls} />}
-      {records.value?.length === 0 && <p class="nothing">No model call yet.</p>}
+      {records.value?.length === 0 && <p class="nothing">No model call since the sandbox started.</p>}
       <ol class="calls" id="calls" aria-label="Model calls, newest first" tabIndex={0} data-focus>
         {calls.map((record) => (
           <Call key={record.request_id} record={record} />
@@ -44,7 +44,11 @@ function Sums({ calls }: { calls: UsageRecord[] }) {
   for (const call of latest) spent.push((spent.at(-1) ?? 0) + (call.cost_usd ?? 0));
   return (
     <dl class="sums">
-      <Sum name="Calls" value={calls.length.toLocaleString()} more={wrong ? `${wrong} not ok` : ""}>
+      <Sum
+        name={calls.length < SHOWN ? "Calls" : "The last calls"}
+        value={calls.length.toLocaleString()}
+        more={wrong ? `${wrong} not ok` : ""}
+      >
         <Bars label="Calls a minute" values={perMinute(calls)} />
       </Sum>
       <Sum name="Tokens" value={tokens === null ? "–" : short(tokens)}>

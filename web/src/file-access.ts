@@ -6,8 +6,18 @@ export interface Entry {
   modified: number;
 }
 
-export const url = (route: string, path: string, more = "") =>
-  `/api/files/${route}?path=${encodeURIComponent(path)}${more}`;
+export const url = (route: string, path: string, more = "") => `/api/files/${route}?path=${escaped(path)}${more}`;
+
+/** For a URL. A name is bytes: those that are not UTF-8 come as lone surrogates (Python's surrogateescape). */
+export function escaped(path: string): string {
+  return path
+    .split(/([\ud800-\udfff])/u) // with u: only those that are no half of a pair
+    .map((each, index) =>
+      index % 2 ? `%${(each.charCodeAt(0) & 0xff).toString(16).padStart(2, "0")}` : encodeURIComponent(each),
+    )
+    .join("");
+}
+
 export const join = (folder: string, name: string) => (folder ? `${folder}/${name}` : name);
 
 export class Refusal extends Error {

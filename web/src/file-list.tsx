@@ -1,6 +1,10 @@
 // What is in a folder, as a table.
+import { useSignal } from "@preact/signals";
+import { drafts } from "./drafts";
 import { type Entry, join, url } from "./file-access";
 import { Icon } from "./icons";
+
+const AT_ONCE = 500;
 
 interface Props {
   folder: string;
@@ -13,10 +17,13 @@ interface Props {
 }
 
 export function FileList({ folder, entries, truncated, open, rename, remove }: Props) {
+  const most = useSignal(AT_ONCE);
   return (
     <div class="listing" tabIndex={0} role="region" aria-label="Files in this folder">
       {entries.length === 0 ? (
-        <p class="nothing">Nothing here yet. Drop files to upload them.</p>
+        <p class="nothing">
+          Nothing here yet.<span class="by-mouse"> Drop files or folders to upload them.</span>
+        </p>
       ) : (
         <table>
           <thead>
@@ -34,7 +41,7 @@ export function FileList({ folder, entries, truncated, open, rename, remove }: P
             </tr>
           </thead>
           <tbody>
-            {entries.map((entry) => {
+            {entries.slice(0, most.value).map((entry) => {
               const path = join(folder, entry.name);
               return (
                 <tr key={entry.name} class={entry.kind}>
@@ -46,6 +53,7 @@ export function FileList({ folder, entries, truncated, open, rename, remove }: P
                     >
                       <Icon name={entry.kind === "folder" ? "files" : entry.kind === "link" ? "link" : "file"} />
                       {entry.name}
+                      {drafts.value.has(path) && <span class="unsaved">Not saved</span>}
                     </button>
                   </th>
                   <td class="size">
@@ -87,7 +95,14 @@ export function FileList({ folder, entries, truncated, open, rename, remove }: P
           </tbody>
         </table>
       )}
-      {truncated && <p class="nothing">There is more; only the first {entries.length.toLocaleString()} are shown.</p>}
+      {entries.length > most.value && (
+        <button type="button" class="plain strong more" onClick={() => (most.value += AT_ONCE)}>
+          Show more of {entries.length.toLocaleString()}
+        </button>
+      )}
+      {truncated && entries.length <= most.value && (
+        <p class="nothing">There is more; only the first {entries.length.toLocaleString()} are shown.</p>
+      )}
     </div>
   );
 }

@@ -1,5 +1,6 @@
 // One file: its text to edit, or its picture.
 import { type Signal, useSignal } from "@preact/signals";
+import { drafts, keep } from "./drafts";
 import { ask, Refusal, url } from "./file-access";
 import { Action } from "./window";
 
@@ -8,6 +9,8 @@ export interface Opened {
   /** Text of a file that can be edited; null for others. */
   text: string | null;
   etag: string;
+  /** What its lines end with; a text area knows only "\n". */
+  newline: string;
   image: boolean;
   note: string;
 }
@@ -15,38 +18,47 @@ export interface Opened {
 const IMAGE = /\.(png|jpe?g|gif|webp|avif)$/i;
 
 export async function look(path: string): Promise<Opened> {
-  const file: Opened = { path, text: null, etag: "", image: IMAGE.test(path), note: "" };
-  if (!file.image) {
-    try {
-      const answer = await ask(url("content", path, "&text=1"));
-      file.etag = answer.headers.get("etag") ?? "";
-      file.text = await answer.text();
-    } catch (error) {
-      if (!(error instanceof Refusal) || !["binary", "too_large"].includes(error.reason)) throw error;
-      file.note = error.message;
-    }
+  const file: Opened = { path, text: null, etag: "", newline: "\n", image: IMAGE.test(path), note: "" };
+  if (file.image) return file;
+  try {
+    return { ...file, ...(await read(path)) };
+  } catch (error) {
+    if (!(error instanceof Refusal) || !["binary", "too_large"].includes(error.reason)) throw error;
+    return { ...file, note: error.message };
   }
-  return file;
+}
+
+async function read(path: string): Promise<Pick<Opened, "text" | "etag" | "newline">> {
+  const answer = await ask(url("content", path, "&text=1"));
+  const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(await answer.arrayBuffer()); // it stays in it
+  return {
+    text: text.replace(/\r\n?/g, "\n"),
+    etag: answer.headers.get("etag") ?? "",
+    newline: /\r\n|\r|\n/.exec(text)?.[0] ?? "\n",
+  };
 }
 
 export function Viewer({ opened, back }: { opened: Signal<Opened>; back: () => void }) {
-  const { path, text, image, note } = opened.value;
-  const edited = useSignal<string | null>(null);
+  const { path, text, etag, newline, image, note } = opened.value;
+  const draft = drafts.value.get(path);
   const problem = useSignal("");
   const saved = useSignal("");
-  const changed = edited.value !== null && edited.value !== text;
+  const changed = draft !== undefined;
   const name = path.slice(path.lastIndexOf("/") + 1);
   const save = async (): Promise<void> => {
-    if (!changed) return;
+    if (!draft) return;
     problem.value = saved.value = "";
-    const now = edited.value!;
+    const now = draft.text;
     try {
       const answer = await ask(url("content", path), {
         method: "PUT",
-        body: now,
-        headers: { "if-match": opened.value.etag },
+        body: now.replaceAll("\n", newline),
+        headers: { "if-match": draft.etag },
       });
-      opened.value = { ...opened.value, text: now, etag: answer.headers.get("etag") ?? "" };
+      const saves = answer.headers.get("etag") ?? "";
+      opened.value = { ...opened.value, text: now, etag: saves };
+      const typed = drafts.value.get(path)?.text; // meanwhile, too
+      keep(path, typed === undefined || typed === now ? null : { text: typed, etag: saves });
       saved.value = "Saved";
     } catch (error) {
       problem.value = error instanceof Refusal ? error.message : "The sandbox does not answer.";
@@ -54,16 +66,15 @@ export function Viewer({ opened, back }: { opened: Signal<Opened>; back: () => v
   };
   const reload = async () => {
     try {
-      const answer = await ask(url("content", path, "&text=1"));
-      opened.value = { ...opened.value, text: await answer.text(), etag: answer.headers.get("etag") ?? "" };
-      edited.value = null;
+      opened.value = { ...opened.value, ...(await read(path)) };
+      keep(path, null);
       problem.value = "";
     } catch (error) {
       problem.value = (error as Error).message;
     }
   };
   return (
-    <div class="files">
+    <div class="filing">
       <div class="strip">
         <Action icon="back" label="Back to the folder" onClick={back} />
         <b class="name">{name}</b>
@@ -95,8 +106,11 @@ export function Viewer({ opened, back }: { opened: Signal<Opened>; back: () => v
           aria-label={`Text of ${name}`}
           spellcheck={false}
           wrap="off"
-          value={edited.value ?? text}
-          onInput={(event) => (edited.value = event.currentTarget.value)}
+          value={draft?.text ?? text}
+          onInput={(event) => {
+            const now = event.currentTarget.value;
+            keep(path, now === text ? null : { text: now, etag: draft?.etag ?? etag });
+          }}
           onKeyDown={(event) => {
             if ((event.ctrlKey || event.metaKey) && event.key === "s") {
               event.preventDefault();

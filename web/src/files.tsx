@@ -2,7 +2,9 @@
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { up } from "./connection";
-import { ask, type Entry, join, put, Refusal, url } from "./file-access";
+import { moved } from "./drafts";
+import { dropped, type Upload } from "./dropped";
+import { ask, type Entry, escaped, join, put, Refusal, url } from "./file-access";
 import { FileList } from "./file-list";
 import { look, type Opened, Viewer } from "./file-viewer";
 import { Ask, type Question } from "./question";
@@ -46,20 +48,28 @@ export function Files({ id }: { id: string }) {
     if (connected && idle) refresh();
   }, [connected, idle]);
 
-  const send = async (files: File[]) => {
-    for (const [index, file] of files.entries()) {
-      const path = join(folder.value, file.name);
-      await attempt(() =>
-        put(path, file, (part) => {
-          progress.value = `${file.name} ${Math.round(part * 100)} % (${index + 1} of ${files.length})`;
-        }),
-      );
-      if (problem.value) break;
+  const send = async (uploads: Upload[]) => {
+    const where = folder.value; // another one may be open before the last is there
+    let known = 0;
+    let said = "";
+    for (const [index, { path, file }] of uploads.entries()) {
+      try {
+        if (file)
+          await put(join(where, path), file, (part) => {
+            progress.value = `${path} ${Math.round(part * 100)} % (${index + 1} of ${uploads.length})`;
+          });
+        else await ask(url("folder", join(where, path)), { method: "POST" });
+      } catch (error) {
+        if (file || !(error instanceof Refusal) || error.reason !== "file_exists") {
+          said ||= error instanceof Refusal ? error.message : "The sandbox does not answer.";
+          if (!(error instanceof Refusal) || error.reason !== "file_exists") break;
+          known += 1;
+        }
+      }
     }
     progress.value = "";
-    const said = problem.value;
     await refresh();
-    problem.value = said;
+    if (said) problem.value = known > 1 ? `${said} So it is with ${known - 1} more; none was replaced.` : said;
   };
   const rename = (name: string) => {
     question.value = {
@@ -68,8 +78,9 @@ export function Files({ id }: { id: string }) {
       value: name,
       verb: "Rename",
       act: async (value) => {
-        const to = encodeURIComponent(join(folder.value, value));
-        await ask(url("rename", join(folder.value, name), `&to=${to}`), { method: "POST" });
+        const [from, to] = [join(folder.value, name), join(folder.value, value)];
+        await ask(url("rename", from, `&to=${escaped(to)}`), { method: "POST" });
+        moved(from, to);
       },
     };
   };
@@ -82,6 +93,7 @@ export function Files({ id }: { id: string }) {
       bad: true,
       act: async () => {
         await ask(url("delete", join(folder.value, entry.name)), { method: "POST" });
+        moved(join(folder.value, entry.name), null);
       },
     };
   };
@@ -117,7 +129,7 @@ export function Files({ id }: { id: string }) {
   return (
     // biome-ignore lint/a11y/noStaticElementInteractions: files can be chosen with the button as well
     <div
-      class={`files ${dropping.value ? "dropping" : ""}`}
+      class={`filing ${dropping.value ? "dropping" : ""}`}
       onDragOver={(event) => {
         event.preventDefault();
         dropping.value = true;
@@ -128,7 +140,7 @@ export function Files({ id }: { id: string }) {
       onDrop={(event) => {
         event.preventDefault();
         dropping.value = false;
-        send([...(event.dataTransfer?.files ?? [])]);
+        if (event.dataTransfer) dropped(event.dataTransfer.items).then(send);
       }}
     >
       <div class="strip">
@@ -167,7 +179,7 @@ export function Files({ id }: { id: string }) {
           tabIndex={-1}
           aria-label="Files to upload"
           onChange={(event) => {
-            send([...(event.currentTarget.files ?? [])]);
+            send([...(event.currentTarget.files ?? [])].map((file) => ({ path: file.name, file })));
             event.currentTarget.value = "";
           }}
         />
@@ -181,6 +193,7 @@ export function Files({ id }: { id: string }) {
         {progress}
       </p>
       <FileList
+        key={folder.value}
         folder={folder.value}
         entries={shown}
         truncated={truncated.value}

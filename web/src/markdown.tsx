@@ -1,55 +1,76 @@
-// A model's text as elements: paragraphs, headings, lists, fenced code, `code`, **bold** and *italics*. Nothing in it can
-// become markup, and links are shown, not followed.
+// A model's text as elements. Nothing in it can become markup, and links are shown, not followed.
 import type { ComponentChild } from "preact";
+import { type Block, blocksOf } from "./markdown-blocks";
 
 export function Markdown({ text }: { text: string }) {
+  return <Blocks blocks={blocksOf(text)} />;
+}
+
+function Blocks({ blocks }: { blocks: Block[] }) {
   return (
     <>
-      {text.split(/^```/m).map((part, index) => {
-        if (index % 2) return <Code key={index} text={part} />; // text only grows at its end: an index is a key
-        return <Blocks key={index} text={part} />;
-      })}
+      {blocks.map((block, index) => (
+        <Shown key={index} block={block} /> // text only grows at its end: an index is a key
+      ))}
     </>
   );
 }
 
-function Code({ text }: { text: string }) {
-  const [, language, code] = /^([^\n]*)\n?([\s\S]*)$/.exec(text) ?? [];
-  return (
-    <pre tabIndex={0} aria-label={language ? `Code, ${language}` : "Code"} role="group">
-      <code>{(code ?? "").replace(/\n$/, "")}</code>
-    </pre>
-  );
-}
-
-function Blocks({ text }: { text: string }) {
-  return (
-    <>
-      {text
-        .split(/\n{2,}|(?<=^#{1,6} .*)\n/m)
-        .filter((block) => block.trim())
-        .map((block, index) => (
-          <Block key={index} text={block.replace(/^\n+|\n+$/g, "")} />
-        ))}
-    </>
-  );
-}
-
-function Block({ text }: { text: string }) {
-  const heading = /^#{1,6} (.*)$/.exec(text);
-  if (heading) return <p class="heading">{inline(heading[1] ?? "")}</p>;
-  const lines = text.split("\n");
-  const bullet = /^\s*(?:[-*+]|\d+[.)]) +/;
-  if (bullet.test(lines[0] ?? "")) {
-    const items: string[] = [];
-    for (const line of lines) {
-      if (bullet.test(line) || !items.length) items.push(line.replace(bullet, ""));
-      else items[items.length - 1] += `\n${line.trim()}`;
+function Shown({ block }: { block: Block }) {
+  switch (block.kind) {
+    case "text":
+      return <p>{inline(block.text)}</p>;
+    case "heading":
+      return <p class="heading">{inline(block.text)}</p>;
+    case "code":
+      return (
+        <pre tabIndex={0} aria-label={block.language ? `Code, ${block.language}` : "Code"} role="group">
+          <code>{block.text}</code>
+        </pre>
+      );
+    case "quote":
+      return (
+        <blockquote>
+          <Blocks blocks={block.blocks} />
+        </blockquote>
+      );
+    case "list": {
+      const items = block.items.map((item, index) => (
+        <li key={index}>
+          {item[0]?.kind === "text" && inline(item[0].text)}
+          <Blocks blocks={item[0]?.kind === "text" ? item.slice(1) : item} />
+        </li>
+      ));
+      return block.start === null ? <ul>{items}</ul> : <ol start={block.start}>{items}</ol>;
     }
-    const shown = items.map((item, index) => <li key={index}>{inline(item)}</li>);
-    return /^\s*\d/.test(lines[0] ?? "") ? <ol>{shown}</ol> : <ul>{shown}</ul>;
+    case "table":
+      return (
+        <div class="wide-table" tabIndex={0} role="group" aria-label="Table">
+          <table>
+            <thead>
+              <tr>
+                {block.head.map((cell, index) => (
+                  <th key={index} scope="col">
+                    {inline(cell)}
+                  </th>
+                ))}
+              </tr>
+            </thead>
+            <tbody>
+              {block.rows.map((row, index) => (
+                <tr key={index}>
+                  {block.head.map((_, column) => (
+                    <td key={column}>{inline(row[column] ?? "")}</td>
+                  ))}
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      );
+    case "rule":
+      return <hr />;
   }
-  return <p>{inline(text)}</p>;
 }
 
 function inline(text: string): ComponentChild[] {

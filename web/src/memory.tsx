@@ -159,10 +159,14 @@ function Hit({ found, query, forget }: { found: Found; query: string; forget: (i
   const { item, relevance } = found;
   const why = useSignal<Explanation | null>(null);
   const sure = useSignal(false);
+  const problem = useSignal("");
   const explain = async () => {
-    why.value = why.value
-      ? null
-      : await ask<Explanation>("explain", { item_id: item.item_id, query }).catch(() => null);
+    problem.value = "";
+    try {
+      why.value = why.value ? null : await ask<Explanation>("explain", { item_id: item.item_id, query });
+    } catch (error) {
+      problem.value = (error as Error).message;
+    }
   };
   const percent = Math.round(relevance * 100);
   return (
@@ -196,6 +200,11 @@ function Hit({ found, query, forget }: { found: Found; query: string; forget: (i
           </button>
         )}
       </div>
+      {problem.value && (
+        <p class="note refused" role="alert">
+          {problem}
+        </p>
+      )}
       {why.value && <Why why={why.value} />}
     </article>
   );

@@ -8,6 +8,7 @@ import { caughtUp, models, type Part, type Run, refused, running, runs } from ".
 
 const NEAR_THE_END = 80;
 const MODEL = "choir-model";
+const LONGEST = 200_000; // as `choir.sandbox.agent.service` has it
 
 export function Prompt() {
   const talk = useRef<HTMLDivElement>(null);
@@ -15,6 +16,7 @@ export function Prompt() {
   useSignalEffect(() => {
     // Everything that makes it longer.
     for (const run of runs.value) [run.parts.value, run.note.value];
+    void refused.value;
     requestAnimationFrame(() => {
       if (talk.current && following.current) talk.current.scrollTop = talk.current.scrollHeight;
     });
@@ -112,9 +114,21 @@ function Composer({ asked }: { asked: () => void }) {
   const names = models.value.map((each) => each.model);
   const model = names.includes(chosen.value) ? chosen.value : (names[0] ?? "");
   const busy = running.value !== null;
+  const sent = useRef("");
+  useSignalEffect(() => {
+    if (running.value) sent.current = "";
+    else if (refused.value && sent.current && !text.peek()) text.value = sent.current; // nothing typed is lost
+  });
   const ask = () => {
     const asks = text.value.trim();
-    if (!asks || busy || !send({ type: "prompt", text: asks, model })) return;
+    if (!asks || busy) return;
+    if (asks.length > LONGEST) {
+      refused.value = `That is longer than ${LONGEST.toLocaleString()} characters.`;
+      asked();
+      return;
+    }
+    if (!send({ type: "prompt", text: asks, model })) return;
+    sent.current = asks;
     text.value = "";
     refused.value = "";
     asked();

@@ -2,12 +2,13 @@
 // before a terminal is opened.
 import { FitAddon } from "@xterm/addon-fit";
 import { type ITheme, Terminal } from "@xterm/xterm";
-import { socketUrl } from "./connection";
+import { socketUrl, up } from "./connection";
 import { allowStyles } from "./strict-document";
 
 const SEEN_EVERY = 32 * 1024;
 const SCROLLBACK = 5000;
 const GONE = 4404;
+const PIECE = 64 * 1024; // a message may hold no more than 1 MB
 
 type Tell = (words: string, over: boolean) => void;
 
@@ -68,7 +69,7 @@ export class Shell {
       if (this.#disposed || code === GONE) return;
       this.tell("Not connected", false);
       // The desktop's own connection says when it is back; this is for when only this one broke.
-      setTimeout(() => this.connect(), 1000 + Math.random() * 1000);
+      setTimeout(() => up.peek() && this.connect(), 1000 + Math.random() * 1000);
     });
   }
 
@@ -130,7 +131,8 @@ export class Shell {
 
   #type(data: Uint8Array<ArrayBuffer>): void {
     // What is shown again may hold questions to the terminal; they were answered the first time.
-    if (this.#replaying === 0 && this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(data);
+    if (this.#replaying !== 0 || this.#socket?.readyState !== WebSocket.OPEN) return;
+    for (let at = 0; at < data.length; at += PIECE) this.#socket.send(data.subarray(at, at + PIECE));
   }
 
   #tellSize(): void {

@@ -2,7 +2,7 @@
 // none while nobody looks: a browser has six connections to a host, for all its tabs.
 import { signal } from "@preact/signals";
 
-const SHOWN = 200;
+export const SHOWN = 200;
 
 export interface UsageRecord {
   ts: string;

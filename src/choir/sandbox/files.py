@@ -19,7 +19,8 @@ from typing import Literal
 from choir.errors import ChoirError
 
 MAX_ENTRIES = 5_000
-SNIFFED = 8192
+OWN = ".choir"
+"""Where Choir's database is. Who opens and closes it here gives up SQLite's locks (``choir.storage.wal``)."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH = 200
 
@@ -59,14 +60,17 @@ class Files:
     def list(self, path: str) -> Listing:
         """What is in a folder: folders first, by name."""
         entries: list[Entry] = []
+        truncated = False
         with _told(path), self._folder(names(path)) as folder, os.scandir(folder) as found:
             for each in found:
+                if not path and each.name == OWN:
+                    continue
                 if len(entries) >= MAX_ENTRIES:
+                    truncated = True
                     break
                 with contextlib.suppress(FileNotFoundError):
                     status = each.stat(follow_symlinks=False)
                     entries.append(Entry(each.name, _kind(status), status.st_size, status.st_mtime))
-            truncated = len(entries) >= MAX_ENTRIES
         entries.sort(key=lambda entry: (entry.kind != "folder", entry.name.casefold(), entry.name))
         return Listing(tuple(entries), truncated)
 
@@ -220,7 +224,8 @@ def names(path: str) -> tuple[str, ...]:
     """The names in a path.
 
     Raises:
-        FileError: ``bad_path``: absolute, or with ``.``, ``..``, NUL, or an empty or too long name in it.
+        FileError: ``bad_path``: absolute, or with ``.``, ``..``, NUL, or an empty or too long name in it;
+            ``not_permitted``: Choir's own folder.
     """
     if path == "":
         return ()
@@ -229,6 +234,8 @@ def names(path: str) -> tuple[str, ...]:
         part in ("", ".", "..") or "\0" in part or len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts
     ):
         raise FileError("bad_path", "That is no path beneath the folder.")
+    if parts[0] == OWN:
+        raise FileError("not_permitted", "Choir keeps there what the sandbox remembers.", "See Memory and Activity.")
     return parts
 
 
@@ -237,15 +244,13 @@ def mark(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
-def is_binary(beginning: bytes) -> bool:
-    """Whether a file that begins so is no text in UTF-8."""
-    if b"\0" in beginning:
-        return True
+def is_text(content: bytes) -> bool:
+    """Whether it is text in UTF-8, all of it: what is edited goes back as it came."""
     try:
-        beginning.decode()
-    except UnicodeDecodeError as error:
-        return not (error.reason == "unexpected end of data" and len(beginning) >= SNIFFED)
-    return False
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in content
 
 
 def _kind(status: os.stat_result) -> Kind:

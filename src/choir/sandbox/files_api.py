@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote
 
 from choir.errors import ChoirError
-from choir.sandbox.files import SNIFFED, FileError, Files, is_binary, mark
+from choir.sandbox.files import FileError, Files, is_text, mark
 
 PREFIX = "/api/files/"
 MAX_TEXT = 2 * 1024 * 1024
@@ -62,7 +62,8 @@ class FilesApi:
             await _json(send, _STATUS.get(error.reason, 400), {"error": error.as_dict()})
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = {name: values[0] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+        query = parse_qs(scope["query_string"].decode("latin-1"), errors="surrogateescape")  # names are bytes
+        asked = {name: values[0] for name, values in query.items()}
         path = asked.get("path", "")
         files = self._files
         match scope["path"].removeprefix(PREFIX), scope["method"]:
@@ -97,14 +98,16 @@ class FilesApi:
             if asked.get("text"):
                 if status.st_size > MAX_TEXT:
                     raise FileError("too_large", f"{name} is too large to be shown here.", "Download it.")
-                if is_binary(await asyncio.to_thread(os.pread, descriptor, SNIFFED, 0)):
+                if not is_text(await asyncio.to_thread(os.pread, descriptor, MAX_TEXT, 0)):
                     raise FileError("binary", f"{name} is not text.", "Download it.")
                 headers.append((b"content-type", b"text/plain; charset=utf-8"))
             elif asked.get("image") and extension in IMAGES:
                 headers.append((b"content-type", f"image/{IMAGES[extension]}".encode()))
             else:
                 headers.append((b"content-type", b"application/octet-stream"))
-                headers.append((b"content-disposition", f"attachment; filename*=UTF-8''{quote(name)}".encode()))
+                headers.append(
+                    (b"content-disposition", f"attachment; filename*=UTF-8''{quote(os.fsencode(name))}".encode())
+                )
             headers.append((b"content-length", b"%d" % status.st_size))
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             left = 0 if head else status.st_size

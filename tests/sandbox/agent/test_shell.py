@@ -75,6 +75,21 @@ def test_much_output_is_bounded(tmp_path: Path) -> None:
     assert len(shown) == shell.SHOWN_CHARACTERS
 
 
+def test_no_zombie_is_left_of_what_ended_by_itself() -> None:
+    code = """
+import os
+from choir.sandbox.agent import tree
+
+child = os.fork()
+if not child:
+    os._exit(0)
+os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+tree.kill_below(os.getpid())
+print(os.path.exists(f"/proc/{child}"))
+"""
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"False\n"
+
+
 @given(st.lists(st.text(max_size=30)), st.integers(2, 40))
 def test_bounded(pieces: list[str], most: int) -> None:
     kept = Bounded(most)

@@ -49,7 +49,12 @@ def kill_below(pid: int) -> None:
             for each in found:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(each, number)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+        _reap()
         time.sleep(0.002)
+    _reap()
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

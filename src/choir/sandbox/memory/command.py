@@ -27,14 +27,16 @@ from choir.sandbox.memory.store import MemoryStore
 BATCH = 500
 
 
-class Line(msgspec.Struct):
-    """An occurrence as ``MemoryStore.export`` gives it. What is known already is not taken over: items get ids here."""
+class Line(msgspec.Struct, forbid_unknown_fields=True):
+    """An occurrence as ``MemoryStore.export`` gives it. Its id and hash are not taken over: items get theirs here."""
 
     collection: str
     content: str
     source_ref: str = ""
     thread: str | None = None
     created_at: float | None = None
+    item_id: str = ""
+    chunk_hash: str = ""
 
 
 def main() -> int:
@@ -101,7 +103,7 @@ def _drafts(lines: IO[bytes]) -> Iterator[Draft]:
             raise MemoryStoreError(
                 "bad_line",
                 f"Line {number} is no remembered item: {error}.",
-                "Give it what `choir memory export` wrote.",
+                "A line has collection and content, and may have source_ref, thread and created_at, as an export has.",
             ) from error
         yield Draft(given.collection, given.content, given.source_ref, given.thread, given.created_at)
 
