@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,8 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @needs_systemd
 @pytest.mark.parametrize(
-    ("name", "threshold"), [("choir-gateway.service", 20), ("choir-model.service", 10), ("choir.service", 58)]
+    ("name", "threshold"),
+    [("choir-gateway.service", 20), ("choir-model.service", 10), ("choir.service", 60), ("choir-verify.service", 71)],
 )
 def test_exposure(units: dict[str, Path], name: str, threshold: int) -> None:
     done = analyze("security", "--offline=true", f"--threshold={threshold}", str(units[name]))
@@ -43,6 +46,50 @@ def test_systemd_takes_every_line(units: dict[str, Path]) -> None:
     # A word of systemd 254 that older ones pass over.
     lines = [line for line in done.stderr.splitlines() if "tmp" in line and "DelegateSubgroup" not in line]
     assert lines == []
+
+
+_LIMITED = """
+import subprocess, sys
+from choir.isolation.terminals import Bound
+own = "mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts && echo there && exec cat"
+command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", own]
+with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sandbox:
+    assert sandbox.stdout.readline() == b"there\\n"
+    sys.exit(not Bound(sandbox.pid).wait())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="gives rights up (root, setpriv)")
+@pytest.mark.parametrize("name", ["choir.service", "choir-verify.service"])
+def test_the_units_rights_are_enough_to_limit_a_sandboxs_terminals(name: str) -> None:
+    (line,) = re.findall(r"^CapabilityBoundingSet=(CAP_.*)$", render(Deployment())[name], re.MULTILINE)
+    rights = ",".join(["-all", *(f"+{word.removeprefix('CAP_').lower()}" for word in line.split())])
+    command = [
+        "setpriv",
+        "--no-new-privs",
+        "--inh-caps=-all",
+        f"--bounding-set={rights}",
+        sys.executable,
+        "-c",
+        _LIMITED,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["choir.service", "choir-verify.service"])
+def test_what_starts_sandboxes_sees_all_of_proc(name: str) -> None:
+    """The kernel gives a user namespace a /proc of its own only to who sees all of one (mount_too_revealing())."""
+    masks = ("ProtectKernelLogs", "ProtectKernelTunables", "ProcSubset", "ProtectProc", "InaccessiblePaths")
+    assert [line for line in render(Deployment())[name].splitlines() if line.startswith(masks)] == []
+
+
+def test_the_audit_may_no_more_than_the_hypervisor() -> None:
+    """It starts sandboxes, too."""
+    starts = ("Protect", "Restrict", "Capability", "SystemCallArch", "NoNew", "Lock", "Keyring", "UMask", "LimitCORE")
+    both = [render(Deployment())[name].splitlines() for name in ("choir.service", "choir-verify.service")]
+    hypervisor, audit = ({line for line in lines if line.startswith(starts)} for lines in both)
+    assert audit == hypervisor
 
 
 def test_only_the_gateway_is_given_provider_keys() -> None:

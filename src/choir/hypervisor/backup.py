@@ -14,6 +14,7 @@ Restoring first puts everything, checked, into STATE/restore; the hypervisor's n
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -35,11 +36,16 @@ from choir.hypervisor.beneath import FOLDER
 from choir.hypervisor.workspace_tar import pack, unpack
 from choir.paths import State
 from choir.storage.ledger import Ledger
+from choir.storage.registry import MIGRATIONS
+from choir.storage.wal import make_file
 
 FORMAT = 1
 _REGISTRY, _LEDGER, _MANIFEST = "registry.db", "usage.db", "manifest.json"
 _BLOCK = 1024 * 1024
+_MAX_MANIFEST = 256 * _BLOCK
 _MERGE = 1000
+_PARTIAL, _COPY, _DISCARDED = ".restore-partial", ".backup-", ".discarded-"
+"""What a kill leaves in the state folder, until the next backup or restore."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,21 +62,30 @@ def create(state: State, out: IO[bytes]) -> Manifest:
     """Write a backup to ``out``. Blocking; nothing is stopped for it.
 
     Raises:
-        ChoirError: ``nothing_to_back_up``, ``backup_failed``, ``no_space``.
+        ChoirError: ``nothing_to_back_up``, ``backup_failed``, ``no_space``, ``backup_busy``.
     """
     if not state.registry.exists():
         raise ChoirError("nothing_to_back_up", f"There is no registry in {state.root}.", "Choose it with --state DIR.")
     digests: dict[str, str] = {}
     left_out = 0
-    with _guarded(state.root), tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+    with (
+        _guarded(state.root),
+        _alone(state),
+        tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        # Listed first: whoever is made meanwhile may have no home in the copy, but no home is without its person.
+        homes = kept_homes(state)
         for name, path in ((_REGISTRY, state.registry), (_LEDGER, state.ledger)):
             if path.exists():
-                with tempfile.NamedTemporaryFile(dir=state.root, prefix=".backup-") as copy:
+                with tempfile.NamedTemporaryFile(dir=state.root, prefix=_COPY) as copy:
                     copy_database(path, Path(copy.name))
                     digests[name] = _add(archive, name, copy.file)
-        for home in kept_homes(state):
+        for home in homes:
             with tempfile.TemporaryFile(dir=state.root) as packed:
-                descriptor = os.open(state.homes / home, FOLDER)
+                try:
+                    descriptor = os.open(state.homes / home, FOLDER)
+                except FileNotFoundError:  # gone meanwhile
+                    continue
                 try:
                     left_out += pack(descriptor, packed)
                 finally:
@@ -143,15 +158,52 @@ class _Hashing:
         return data
 
 
+@contextlib.contextmanager
+def _alone(state: State) -> Iterator[None]:
+    """One backup or restore at a time in a state folder. What one that was killed left there is removed.
+
+    Raises:
+        ChoirError: ``backup_busy``.
+    """
+    folder = os.open(state.root, FOLDER)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ChoirError(
+                "backup_busy", f"A backup or restore of {state.root} is under way.", "Wait for it."
+            ) from None
+        for left in (*state.root.glob(f"{_COPY}*"), *state.root.glob(f"{_DISCARDED}*"), state.root / _PARTIAL):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(folder)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder whose contents mean something as a whole: interrupted anywhere, it is there whole or not at all.
+
+    Raises:
+        OSError: it is there still.
+    """
+    gone = folder.with_name(f"{_DISCARDED}{folder.name}-{os.getpid()}")
+    shutil.rmtree(gone, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
 def stage(state: State, archive: IO[bytes]) -> Manifest:
     """Check a backup and put it where ``apply_staged`` takes it from. Usage that is missing is added at once. Blocking.
 
     Raises:
-        ChoirError: ``backup_broken``, ``no_space``; nothing was changed.
+        ChoirError: ``backup_broken``, ``backup_newer``, ``backup_busy``, ``no_space``; nothing was changed.
     """
-    partial, ready = state.root / ".restore-partial", state.root / "restore"
-    with _guarded(state.root):
-        shutil.rmtree(partial, ignore_errors=True)
+    partial, ready = state.root / _PARTIAL, state.root / "restore"
+    with _guarded(state.root), _alone(state):
         (partial / "homes").mkdir(parents=True, mode=0o700)
         try:
             manifest = _unpack(archive, partial)
@@ -171,8 +223,8 @@ def stage(state: State, archive: IO[bytes]) -> Manifest:
                 packed.unlink()
             _merge_usage(partial / _LEDGER, state)
             (partial / _LEDGER).unlink(missing_ok=True)
-            shutil.rmtree(ready, ignore_errors=True)
             os.sync()
+            discard(ready)
             os.rename(partial, ready)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -190,7 +242,7 @@ def _unpack(archive: IO[bytes], folder: Path) -> Manifest:
                 if file is None or not _known(member.name):
                     raise _broken("it has a member that no backup has")
                 if member.name == _MANIFEST:
-                    manifest = msgspec.json.decode(file.read(_BLOCK), type=Manifest)
+                    manifest = msgspec.json.decode(file.read(_MAX_MANIFEST), type=Manifest)
                     continue
                 digest = hashlib.sha256()
                 with open(folder / member.name, "xb") as out:
@@ -209,6 +261,12 @@ def _unpack(archive: IO[bytes], folder: Path) -> Manifest:
     for name in (_REGISTRY, _LEDGER):
         if name in digests:
             _check_database(folder / name)
+    if _version(folder / _REGISTRY) > len(MIGRATIONS):
+        raise ChoirError(
+            "backup_newer",
+            f"This backup was made by Choir {manifest.choir}, and this one, {__version__}, cannot read its registry.",
+            "Nothing was changed. Upgrade first, then restore it.",
+        )
     return manifest
 
 
@@ -229,6 +287,11 @@ def _check_database(path: Path) -> None:
         raise _broken(f"{path.name} is damaged")
 
 
+def _version(registry: Path) -> int:
+    with contextlib.closing(sqlite3.connect(registry)) as database:
+        return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
 def _broken(why: str) -> ChoirError:
     return ChoirError("backup_broken", f"This backup cannot be used: {why}.", "Nothing was changed. Try another.")
 
@@ -241,6 +304,10 @@ def _host_uids(registry: Path) -> dict[str, int]:
 def _merge_usage(copy: Path, state: State) -> None:
     if not copy.exists():
         return
+    make_file(state.ledger)
+    if os.geteuid() == 0:  # it is the gateway's; what SQLite puts beside it gets the same owner
+        folder = state.ledger.parent.stat()
+        os.chown(state.ledger, folder.st_uid, folder.st_gid, follow_symlinks=False)
     ledger = Ledger(state.ledger)
     try:
         records = Ledger(copy).query(limit=2**62)
@@ -276,7 +343,7 @@ def apply_staged(state: State) -> Path | None:
                     os.rename(f"{state.registry}{suffix}", old / f"{_REGISTRY}{suffix}")
             _exchange(ready / _REGISTRY, state.registry, old / _REGISTRY)
         os.sync()
-        shutil.rmtree(ready)
+        discard(ready)
     return old
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from choir.errors import ChoirError
-from choir.hypervisor.backup import apply_staged, kept_homes, replaced_name
+from choir.hypervisor.backup import apply_staged, discard, kept_homes, replaced_name
 from choir.paths import HELD, State
 
 
@@ -103,7 +103,7 @@ def hold(state: State, copy: Path) -> None:
     draft, held = state.root / f".{HELD}", state.root / HELD
     try:
         for folder in (draft, held):
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder)
         (draft / "homes").mkdir(mode=0o700, parents=True)
         private = os.open(draft / state.registry.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(copy, "rb") as file, open(private, "wb") as out:
@@ -134,7 +134,7 @@ def release(state: State) -> bool:
         plan = {"replaced": replaced_name(state), "restored": [], "aside": aside}
         (held / "plan.json").write_bytes(msgspec.json.encode(plan))
         os.sync()
-        shutil.rmtree(state.root / "restore", ignore_errors=True)
+        discard(state.root / "restore")
         os.rename(held, state.root / "restore")
     except (OSError, sqlite3.Error) as error:
         raise ChoirError("putback_failed", f"Cannot put back {held}: {error}.") from error

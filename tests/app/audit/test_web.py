@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import http.server
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from choir.app.audit import web
+from choir.channel import Channel, listen
 from choir.config import load
 
 
@@ -47,6 +49,24 @@ def test_a_door_that_is_open_is_red(port: int, number: int) -> None:
 def test_a_single_users_own_door_is_open_by_design() -> None:
     many, one = (web.attempts("http://localhost:7000", single) for single in (False, True))
     assert {each.name for each in many} - {each.name for each in one} == {"without a session"}
+
+
+def test_behind_a_proxy_it_goes_where_the_hypervisor_says_it_listens(port: int, tmp_path: Path) -> None:
+    """Not where the configuration has it: systemd's socket may be another."""
+
+    def answers() -> None:
+        served, _ = listener.accept()
+        with contextlib.closing(Channel(served)) as channel:
+            channel.receive()
+            channel.send({"ok": True, "url": "https://choir.example.org", "address": ["0.0.0.0", port]})
+
+    with contextlib.closing(listen(str(tmp_path / "h.sock"))) as listener:
+        thread = threading.Thread(target=answers)
+        thread.start()
+        found = web.findings(load(None), tmp_path / "h.sock", expected=True)
+        thread.join()
+    assert found
+    assert all("status 200" in finding.came_back for finding in found)
 
 
 def test_nobody_there() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from choir.paths import State
 USER = "choir-verify"
 """Whose the audit's calls are in the usage log."""
 SECONDS = 90.0
+_PREFIX = "verify-"
 
 
 @dataclass
@@ -42,17 +44,24 @@ class Ground:
     @classmethod
     @contextlib.contextmanager
     def open(cls, config: Config, state: State, backend: Backend, gateway: Gateway) -> Iterator[Ground]:
-        """Nothing of it is left afterwards."""
+        """Nothing of it is left afterwards; what a killed one left goes now, when no other is at it."""
         ground = cls(config, state, backend, gateway, stored_key(state.token_key), own_uid(state, f"{USER}/probe"))
+        lock = os.open(state.homes, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for left in state.homes.glob(f"{_PREFIX}*"):
+                    shutil.rmtree(left, ignore_errors=True)
+            fcntl.flock(lock, fcntl.LOCK_SH)
             yield ground
         finally:
             for home in ground.homes:
                 shutil.rmtree(home, ignore_errors=True)
+            os.close(lock)
 
     def home(self) -> Path:
         """A further empty home."""
-        home = Path(tempfile.mkdtemp(prefix="verify-", dir=self.state.homes))
+        home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.state.homes))
         self.homes.append(home)
         self.give(home)
         return home

@@ -33,8 +33,11 @@ class Attempt:
     """The statuses that are a refusal."""
 
 
-def public_url(hypervisor_socket: Path) -> str | None:
-    """Where the running hypervisor says it is; None when none runs."""
+def place(hypervisor_socket: Path) -> tuple[str, str, int] | None:
+    """Its public URL, and host and port that it listens on, as the running hypervisor has them; None when none runs.
+
+    A public name leads to a proxy in front, and systemd's socket is not in the configuration.
+    """
     try:
         channel = connect(str(hypervisor_socket))
     except ChannelClosed:
@@ -42,7 +45,9 @@ def public_url(hypervisor_socket: Path) -> str | None:
     try:
         channel.sock.settimeout(10)
         channel.send({"op": "status"})
-        return str(channel.receive()[0]["url"])
+        status = channel.receive()[0]
+        host, port = status["address"]
+        return str(status["url"]), str(host), int(port)
     except (ChannelClosed, TimeoutError, KeyError):
         return None
     finally:
@@ -114,16 +119,14 @@ def findings(config: Config, hypervisor_socket: Path, expected: bool, patience: 
         patience: seconds that it is waited for, as during its restart.
     """
     deadline = time.monotonic() + patience
-    while (url := public_url(hypervisor_socket)) is None and expected and time.monotonic() < deadline:
+    while (found := place(hypervisor_socket)) is None and expected and time.monotonic() < deadline:
         time.sleep(0.2)
-    if url is None:
+    if found is None:
         return [_absent(hypervisor_socket)] if expected else []
-    where = urlsplit(url)
-    # A public name leads to a proxy in front; the attacks are on what is behind it.
-    local = where.hostname in ("localhost", "127.0.0.1")
-    host = "127.0.0.1" if local or config.hypervisor.host in ("", "0.0.0.0", "::") else config.hypervisor.host  # noqa: S104
-    port = (where.port or 80) if local else config.hypervisor.port
-    return [judged(attempt, where.netloc, host, port) for attempt in attempts(url, config.hypervisor.single_user)]
+    url, host, port = found
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where every address is listened on
+    netloc = urlsplit(url).netloc
+    return [judged(attempt, netloc, host, port) for attempt in attempts(url, config.hypervisor.single_user)]
 
 
 def _absent(hypervisor_socket: Path) -> Finding:
