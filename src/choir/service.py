@@ -189,7 +189,8 @@ def serve(run: Callable[[Channel, Message, list[int]], Any], channel: Channel | 
     try:
         run(channel, message, descriptors)
     except ChoirError as error:
-        with contextlib.suppress(ChannelClosed, OSError):
-            channel.send(error.as_dict())
-        print(f"{error.reason}: {error.message}", file=sys.stderr)
+        try:
+            channel.send(error.as_dict())  # and the parent says it
+        except (ChannelClosed, OSError):
+            print(f"{error.reason}: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)

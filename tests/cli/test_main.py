@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from choir.cli import client
 from choir.cli import main as cli
 from choir.cli.usage import HEADINGS, row, table
 from choir.contract import UsageRecord
@@ -41,15 +43,65 @@ def test_columns_line_up() -> None:
     assert lines == ["a     bb", "long  x", "y     z"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["usage", "--limit", "x"], ["up", "--port"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["usage", "--limit", "x"],
+        ["up", "--port"],
+        ["up", "--port", "65536"],
+        ["usage", "--limit", "0"],
+        ["usage", "--by", "day", "--days", "0"],
+        ["memory", "search", "-k", "0", "tea"],
+        ["secrets", "check", "--env-file", "/nowhere/.env"],
+    ],
+)
 def test_wrong_words(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 64
-    assert "usage: choir" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "usage: choir" in said or "There is no file /nowhere/.env" in said
 
 
-def test_run_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", "--"]) == 1
-    assert "Nothing to run" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--"], "Nothing to run"),
+        (["logs", "--since", "soon"], "`soon` is no time"),
+        (["logs", "abc"], "`abc` could be many"),
+        (["memory", "forget", "--run", ".", "--before", "soon"], "'soon' is no time"),
+    ],
+)
+def test_words_that_say_nothing(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*words, *([] if words[0] == "run" else ["--state", str(tmp_path)])]) == 64
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--model", "--", "x"], ["--foo", "--", "x"], ["--agent", "--"], ["--model"]])
+def test_wrong_options_of_run_are_said_with_its_own_usage(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(client, "run", lambda *_: pytest.fail("it ran"))
+    assert cli.main(["run", *words]) == 64
+    said = capsys.readouterr().err
+    assert "usage: choir run [options] -- COMMAND" in said
+    assert "COMMAND ..." in said
+    assert words[0] in said
+
+
+def test_options_of_the_command_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+
+    def ran_as(_root: str, asked: dict[str, Any]) -> int:
+        ran.append(asked["command"])
+        return 0
+
+    monkeypatch.setattr(client, "run", ran_as)
+    for words in (["--", "x", "--foo"], ["x", "--foo", "--", "y"], ["--strict", "x", "--model"]):
+        assert cli.main(["run", *words]) == 0
+    assert ran == [["x", "--foo"], ["x", "--foo", "--", "y"], ["x", "--model"]]
 
 
 def test_errors_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     questions: list[Any] = []
     answers = {
         "search": [{"item": ITEM, "relevance": 0.75}], "context_snapshot": [], "explain": EXPLAINED, "forget": 2,
-        "export": {"occurrences": 1}, "import": {"inserted": 1, "duplicates": 0}, "stats": STATS,
+        "export": {"occurrences": 1}, "import": {"inserted": 1, "duplicates": 1}, "stats": STATS,
     }  # fmt: skip
 
     async def ask(_config: Any, _state: Any, home: Any, question: Any, lines: Any = (), each: Any = None) -> Any:
@@ -108,7 +108,7 @@ def test_export_and_import(tmp_path: Path, asked: list[Any], capsys: pytest.Capt
     assert file.stat().st_mode & 0o777 == 0o600
     assert run(tmp_path, "import", str(file)) == 0
     assert asked[1][2] == [b'{"content": "x"}\n']
-    assert "Took over 1 items" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith("Took over 1 item; 1 line had known content.\n")
     assert run(tmp_path, "import", str(tmp_path / "gone")) == 1
     assert "No such file" in capsys.readouterr().err
     assert run(tmp_path, "export", "-o", str(tmp_path / "no" / "folder")) == 1
@@ -129,6 +129,21 @@ def test_a_sandbox_that_is_not_there(tmp_path: Path, asked: list[Any], capsys: p
     assert main(["memory", "stats", "--state", str(tmp_path / "s"), "--sandbox", "nobody/live"]) == 69
     assert "nobody/live" in capsys.readouterr().err
     assert asked == []
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["memory", "stats", "--state", str(tmp_path / "s"), "--run"]
+    assert main([*words, str(tmp_path / "gone")]) == 69
+    assert f"{tmp_path / 'gone'} is no folder" in capsys.readouterr().err
+    assert asked == []
+    assert list(tmp_path.iterdir()) == [], "nothing was made"
+
+
+def test_what_was_remembered_in_a_folder_that_is_gone(tmp_path: Path, asked: list[Any]) -> None:
+    assert run(tmp_path, "stats") == 0
+    (tmp_path / "project").rmdir()
+    assert main(["memory", "stats", "--state", str(tmp_path / "s"), "--run", str(tmp_path / "project")]) == 0
+    assert asked[0] == asked[1]
 
 
 def test_unix_time() -> None:

@@ -46,7 +46,11 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_by_user(state: str, capsys: pytest.CaptureFixture[str]) -> None:
     heading, *rows = said(capsys, "--by", "user", "--state", state).splitlines()
     assert heading.split() == ["user", "calls", "failed", "in", "out", "cached", "USD"]
-    assert [row.split() for row in rows] == [["ada", "2", "0", "2,000", "0", "0", "0.5000+"]]
+    assert rows[0].split() == ["ada", "2", "0", "2,000", "0", "0", "0.5000+"]
+    assert rows[1:] == ["+: and calls whose price is not known (see [prices] in choir.toml)"]
+    heading, *rows = said(capsys, "--by", "user", "--user", "ben", "--days", "60", "--state", state).splitlines()
+    assert rows[0].endswith("1.0000")
+    assert len(rows) == 1
 
 
 def test_as_data(state: str, capsys: pytest.CaptureFixture[str]) -> None:

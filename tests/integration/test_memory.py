@@ -53,7 +53,7 @@ def test_the_memory_of_a_desktop_from_outside(world: World) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert memory("import", str(exported)) == "Took over 3 items; 0 lines were known content.\n"
+    assert memory("import", str(exported)) == "Took over 3 items; 0 lines had known content.\n"
     found = json.loads(memory("search", "makefile", "tabs", "-k", "1", "--json"))
     (best,) = found
     assert best["item"]["content"] == "Use tabs in the makefile."
@@ -70,7 +70,7 @@ def test_the_memory_of_a_desktop_from_outside(world: World) -> None:
     again = memory("forget", "--before", "2024-01-01")
     assert again == "Forgot 2 items.\n"
     assert memory("search", "tabs") == "Nothing found.\n"
-    assert memory("import", "-", stdin=first).startswith("Took over 2 items; 1 lines")
+    assert memory("import", "-", stdin=first).startswith("Took over 2 items; 1 line had")
     assert json.loads(memory("stats", "--json"))["items"]["user_inputs"] == 2
     kept = [{k: v for k, v in json.loads(line).items() if k != "item_id"} for line in memory("export").splitlines()]
     assert sorted(map(str, kept[:3])) == sorted(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from choir.channel import connect, peer_credentials
 from choir.paths import State
 
-from .conftest import World
+from .conftest import CHOIR, World
 
 ASK = """
 import openai
@@ -59,10 +61,10 @@ def test_the_banner_is_true(world: World) -> None:
     up = world.up()
     up.wait_for(r"choir \d+\.\d+\.\d+  ready in \d+\.\d s\n")
     assert up.login_url.startswith("http://localhost:")
-    assert re.search(
-        r"providers  local \(SmolLM2 135M, on this machine\) · add keys .* for: openai, anthropic", up.said
-    )
-    up.wait_for(r"isolation  bubblewrap [\d.]+ · .*no network.*seccomp")
+    assert "listens    127.0.0.1, for this machine only\n" in up.said
+    assert "providers  local (SmolLM2 135M, on this machine); no provider key yet:\n" in up.said
+    up.wait_for(r"isolation  bubblewrap [\d.]+ · no network \(more: choir doctor\)\n")
+    assert re.search(r"isolation: bubblewrap [\d.]+ · .*no network · seccomp", world.choir("doctor").stdout)
     assert up.stop() == 0
     assert processes(world, "choir.") == set()
 
@@ -86,11 +88,34 @@ def test_a_port_in_use_is_said(world: World) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = world.choir("up", "--port", str(port))
-    assert done.returncode != 0
-    assert str(port) in done.stderr
-    assert "in use" in done.stderr
-    assert "Traceback" not in done.stderr
+        command = shlex.join([str(CHOIR), "up", "--port", str(port)])
+        words = ["script", "-qec", command, "/dev/null"]
+        shown = subprocess.run(words, env=world.environment(), capture_output=True, text=True, timeout=60, check=False)
+    said = [
+        f"choir: Port {port} of 127.0.0.1 is in use by another program.",
+        "       Choose another with --port, or `port` in the [hypervisor] section of choir.toml.",
+    ]
+    assert (done.returncode, done.stdout, done.stderr.splitlines()) == (69, "", said)
+    assert (shown.returncode, shown.stdout.splitlines()) == (69, said)
+    (line,) = (world.state / "logs/supervisor.log").read_text().splitlines()
+    assert json.loads(line)["reason"] == "port_in_use"
     assert processes(world, "choir.") == set()
+
+
+def test_a_first_choir_toml_is_found_without_a_restart(world: World) -> None:
+    world.config.unlink(missing_ok=True)
+    world.up()
+    elsewhere = world.project / "choir.toml"
+    elsewhere.write_text("[limits]\nrequests_per_minute = 7\n")
+    done = world.choir("config", "apply", "--config", str(elsewhere))
+    assert (done.returncode, "uses no choir.toml" in done.stderr) == (1, True), done.stderr
+    assert "nothing changed" in world.choir("config", "apply").stdout, "a project's file is never looked for"
+    world.configure("[limits]\nrequests_per_minute = 5\n[sandbox]\nmax_open_files = 333\n")
+    done = world.choir("config", "apply")
+    assert done.returncode == 0, done.stderr
+    assert f"{world.config}: in force" in done.stdout
+    assert "requests_per_minute: 600 → 5" in done.stdout
+    assert world.choir("run", "--", "sh", "-c", "ulimit -n").stdout == "333\n"
 
 
 def test_two_of_them_are_one_too_many(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -48,6 +49,7 @@ def examine(config: Path | None, state: State) -> Iterator[Finding]:
     if running:
         for words, path in (("gateway", state.gateway_socket), ("hypervisor", state.hypervisor_socket)):
             yield _answers(words, path)
+        yield from _isolation(state)
     else:
         yield Finding("running", True, "`choir up` is not running here.")
 
@@ -147,6 +149,16 @@ def _journals(state: State) -> Iterator[Finding]:
         size = path.stat().st_size
         if size:
             yield Finding("usage journal", True, f"{path}: {size:,} bytes; the next gateway takes them over")
+
+
+def _isolation(state: State) -> Iterator[Finding]:
+    """What holds sandboxes here, as it was tried at the start."""
+    with (
+        contextlib.suppress(ChannelClosed, OSError),
+        contextlib.closing(connect(str(state.hypervisor_socket))) as asked,
+    ):
+        asked.send({"op": "status"})
+        yield Finding("isolation", True, str(asked.receive()[0].get("isolation")))
 
 
 def _answers(words: str, path: Path) -> Finding:

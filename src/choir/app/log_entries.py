@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from choir import logs
-from choir.errors import ChoirError
+from choir.errors import UsageError
 from choir.keyless import redact
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -133,7 +133,7 @@ def since(text: str, now: float) -> str:
     """``90s``, ``10m``, ``2h``, ``3d`` ago, or a time in RFC 3339 or a day, as entries have it.
 
     Raises:
-        ChoirError: ``since_invalid``.
+        UsageError: ``since_invalid``.
     """
     ago = _AGO.match(text)
     if ago:
@@ -141,7 +141,7 @@ def since(text: str, now: float) -> str:
     try:
         return logs.timestamp(_parse(text))
     except (ValueError, OverflowError):
-        raise ChoirError(
+        raise UsageError(
             "since_invalid", f"`{text}` is no time.", "Write 90s, 10m, 2h, 3d, 2026-11-24 or 2026-11-24T12:30:00Z."
         ) from None
 
@@ -164,10 +164,10 @@ class Selection:
     def __init__(self, name: str, user: str, level: str, owners: Mapping[str, str]) -> None:
         """
         Raises:
-            ChoirError: ``id_too_short``.
+            UsageError: ``id_too_short``.
         """
         if name and len(name) < ID_CHARACTERS:
-            raise ChoirError("id_too_short", f"`{name}` could be many.", f"Give the last {ID_CHARACTERS} or more.")
+            raise UsageError("id_too_short", f"`{name}` could be many.", f"Give the last {ID_CHARACTERS} or more.")
         self._name = name
         self._user = user
         self._least = LEVELS.index(level)

@@ -20,8 +20,8 @@ from typing import IO, Any
 from choir import config as configuration
 from choir import ids, inside
 from choir.app.caller import Caller
-from choir.app.run_spec import own_uid, private_home
-from choir.errors import ChoirError, StartError
+from choir.app.run_spec import own_uid, private_home, private_home_path
+from choir.errors import ChoirError, StartError, UsageError
 from choir.isolation import backends
 from choir.isolation.contract import Exited, SandboxLimits, SandboxSpec
 from choir.paths import State
@@ -61,10 +61,20 @@ def desktop_home(state: State, name: str | None) -> Home:
 
 
 def run_home(state: State, folder: Path) -> Home:
-    """The home of ``choir run`` in ``folder``; made when there was none."""
+    """The home of ``choir run`` in ``folder``; made when there was none. What was remembered in a folder that is gone
+    is still there.
+
+    Raises:
+        StartError: ``unknown_folder``; nothing was made.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir() and not private_home_path(state, folder).is_dir():
+        raise StartError(
+            "unknown_folder", f"{folder} is no folder.", "Name one in which `choir run` was used: --run FOLDER."
+        )
     state.prepare()
     host_uid = own_uid(state, f"{Caller.here().user}/run")
-    home = private_home(state, folder.resolve(), host_uid)
+    home = private_home(state, folder, host_uid)
     return Home(home, host_uid)
 
 
@@ -193,7 +203,7 @@ def unix_time(text: str, now: float | None = None) -> float:
     """Unix seconds of a date (``2026-11-24``, also with a time), or of so long ago (``30d``, ``12h``).
 
     Raises:
-        ChoirError: ``bad_time``.
+        UsageError: ``bad_time``.
     """
     from datetime import datetime
 
@@ -203,6 +213,6 @@ def unix_time(text: str, now: float | None = None) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
-        raise ChoirError(
+        raise UsageError(
             "bad_time", f"{text!r} is no time.", "Say it as 2026-11-24, 2026-11-24T10:30, or as long ago: 30d, 12h."
         ) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from choir import logs
-from choir.app.notice import notice
+from choir.app.notice import notice, notice_error
 from choir.errors import ChoirError
 from choir.service import rotate
 
@@ -42,6 +42,17 @@ class Notices:
             logs.write("supervisor", level, event, {"message": message.strip(), **fields})
             return
         notice(message)
+        self._keep(level, event, message, **fields)
+
+    def refused(self, error: ChoirError) -> None:
+        """It does not start: said as every command says an error, with or without a terminal."""
+        notice_error(error)
+        self._keep("error", "service_failed", f"{error.message} {error.hint}", reason=error.reason)
+
+    def _keep(self, level: str, event: str, message: str, **fields: Any) -> None:
+        """A line in the log file, where there is one."""
+        if self._log is None:
+            return
         data = logs.line("supervisor", level, event, {"message": message.strip(), **fields}).encode(errors="replace")
         try:
             descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -77,10 +77,14 @@ def own_uid(state: State, owner: str) -> int | None:
     return int(kept(f"host-uid-{owner.encode().hex()}", [str(state.registry)], ask))
 
 
+def private_home_path(state: State, folder: Path) -> Path:
+    """Where ``private_home`` is, or would be."""
+    return state.homes / f"run-{sha256_hex(os.fsencode(folder))[:16]}"
+
+
 def private_home(state: State, folder: Path, host_uid: int | None) -> Path:
     """The persistent home of runs in ``folder``; nobody else's."""
-    name = sha256_hex(os.fsencode(folder))[:16]
-    home = state.homes / f"run-{name}"
+    home = private_home_path(state, folder)
     home.mkdir(mode=0o700, exist_ok=True)
     if host_uid is not None:
         os.chown(home, host_uid, host_uid)

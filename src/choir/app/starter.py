@@ -94,9 +94,10 @@ class Starter:
         Raises:
             ConfigError: they are wrong.
         """
-        seen = _stamp(self._path)
+        path = self._path or configuration.find()
+        seen = _stamp(path)
         if seen != self._seen:
-            self._config, self._seen = configuration.load(self._path), seen
+            self._config, self._seen = configuration.load(path), seen
 
     async def _meet(self, channel: Channel, asked: Asked) -> Caller:
         folder = asked.check(channel)

@@ -11,11 +11,13 @@ import base64
 import contextlib
 import fcntl
 import getpass
+import ipaddress
 import json
 import os
 import signal
 import socket
 import sys
+import textwrap
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -165,7 +167,13 @@ class Supervisor:
             going += [partial(self.keep, "gateway", self.start_gateway), self.keep_telemetry]
         if self.part in ("all", "hypervisor"):
             self.services["hypervisor"], answer = await self.start_hypervisor()
-            self.greeting = banner(answer, time.time() - self.handover["started"], self.state)
+            self.greeting = banner(
+                answer,
+                time.time() - self.handover["started"],
+                self.state,
+                self.config,
+                None if self.handover["listeners"] else self.config.hypervisor.host,
+            )
             going.append(partial(self.keep, "hypervisor", self.start_hypervisor))
         if self.part == "all":
             going.append(partial(self.local.serve, GatewayControl(self.state.gateway_socket)))
@@ -213,23 +221,56 @@ class Supervisor:
             await self.local.stop()
 
 
-def banner(answer: Message, seconds: float, state: State) -> str:
-    """What a person sees when everything is ready."""
-    enabled = [provider["name"] for provider in answer["providers"] if provider["enabled"]]
-    others = [provider["name"] for provider in answer["providers"] if not provider["enabled"]]
-    names = ["local (SmolLM2 135M, on this machine)" if name == "local" else name for name in enabled]
-    keys = f" · add keys in choir.toml or .env for: {', '.join(others)}" if others else ""
-    where = configuration.config_home()
+def banner(answer: Message, seconds: float, state: State, config: Config, host: str | None) -> str:
+    """What a person sees when everything is ready, in 80 columns but for what is one word.
+
+    Args:
+        answer: the hypervisor's.
+        host: that it listens on; None: whoever passed its socket knows.
+    """
     lines = [
         f"choir {__version__}  ready in {seconds:.1f} s",
-        f"  desktop    {answer['login_url']}      (opens once, then a session cookie)",
-        f"  providers  {', '.join(names) or 'none yet'}{keys}",
-        f"             (in {where})",
-        f"  isolation  {answer['isolation']}",
+        f"  desktop    {answer['login_url']}",
+        "             (signs in once; another: choir login)",
     ]
+    if host is not None:
+        lines.append(
+            f"  listens    {host}, for {'this machine only' if _is_own(host) else 'whoever reaches this machine'}"
+        )
+    enabled = [provider["name"] for provider in answer["providers"] if provider["enabled"]]
+    names = ", ".join("local (SmolLM2 135M, on this machine)" if name == "local" else name for name in enabled)
+    if set(enabled) <= {"local"}:
+        lines.append(f"  providers  {names or 'none'}; no provider key yet:")
+        lines.append(f"             put one into {config.env_file}")
+    else:
+        lines += textwrap.wrap(
+            f"{names} (keys: choir secrets check)",
+            80,
+            initial_indent="  providers  ",
+            subsequent_indent=_BELOW,
+            break_on_hyphens=False,
+        )
+    launcher, *more = answer["isolation"].split(" · ")
+    if "no network" in more:
+        lines.append(f"  isolation  {launcher} · no network (more: choir doctor)")
+    else:  # a warning, whole
+        lines += textwrap.wrap(
+            answer["isolation"], 80, initial_indent="  isolation  ", subsequent_indent=_BELOW, break_on_hyphens=False
+        )
     if sys.stdout.isatty():
         lines.append(f"  logs       {state.logs}")
     return "\n".join(lines)
+
+
+_BELOW = " " * 13
+
+
+def _is_own(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def main() -> None:
@@ -249,7 +290,7 @@ def main() -> None:
         supervisor = Supervisor(configuration.load(path), state, handover)
         asyncio.run(supervisor.run())
     except ChoirError as error:
-        Notices(state.logs).failed("service_failed", error)
+        Notices(state.logs).refused(error)
         sys.exit(error.exit_code)
     if supervisor.replacing:
         go_on_as_the_version_in_force(state, handover)

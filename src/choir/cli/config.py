@@ -71,20 +71,29 @@ async def _reload(loaded: Config, socket: Path) -> Message:
     control = GatewayControl(socket)
     try:
         status = await control.status()
-        if status["config"] != (str(loaded.path) if loaded.path else None):
-            raise ChoirError(
-                "config_differs",
-                f"The gateway (pid {status['pid']}) uses {status['config'] or 'no choir.toml'}, not {_named(loaded)}.",
-                "Name its file with --config, or stop Choir and start it again: the file is chosen at the start.",
-            )
+        named = str(loaded.path) if loaded.path else None
+        # One that was started without a file looks again where one may be.
+        looks = status["config"] is None and loaded.path == configuration.find()
+        if status["config"] != named and not looks:
+            raise _differs(status, loaded)
         try:
             answer = await control.reload()
         except ChoirError as error:
             # Of what only the gateway can see, such as a key's file.
             raise ConfigError(error.reason, f"{error.message} The gateway keeps what it had.", error.hint) from None
+        if looks and (now := await control.status())["config"] != named:  # another account's places
+            raise _differs(now, loaded)
         return {"pid": status["pid"], "changes": answer["changes"], "change_count": answer["change_count"]}
     finally:
         await control.close()
+
+
+def _differs(status: Message, loaded: Config) -> ChoirError:
+    return ChoirError(
+        "config_differs",
+        f"The gateway (pid {status['pid']}) uses {status['config'] or 'no choir.toml'}, not {_named(loaded)}.",
+        "Name its file with --config, or stop Choir and start it again: the file is chosen at the start.",
+    )
 
 
 def _named(loaded: Config) -> str:

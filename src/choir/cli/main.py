@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from choir.errors import EXIT_USAGE, ChoirError
+from choir.errors import EXIT_USAGE, ChoirError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not command and arguments.agent:
         command = (arguments.agent,)
     if not command:
-        raise ChoirError("no_command", "Nothing to run.", "Say what, e.g. choir run -- python agent.py")
+        raise UsageError("no_command", "Nothing to run.", "Say what, e.g. choir run -- python agent.py")
     options = RunOptions(
         command=command,
         agent=arguments.agent,
@@ -161,6 +161,21 @@ def model(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def number(least: int, most: int = sys.maxsize) -> Callable[[str], int]:
+    """A type of argparse: a whole number from ``least`` to ``most``."""
+    import argparse
+
+    def number(text: str) -> int:
+        found = int(text)
+        if not least <= found <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text} is not {least} or more" + (f", up to {most}" if most < sys.maxsize else "")
+            )
+        return found
+
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     import argparse
     from pathlib import Path
@@ -180,11 +195,11 @@ def parser() -> argparse.ArgumentParser:
 
     def add(name: str, act: Command, about: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         made = commands.add_parser(name, parents=[common, *parents], help=about, description=about)
-        made.set_defaults(act=act, json=False)
+        made.set_defaults(act=act, parser=made, json=False)
         return made
 
     one = add("up", up, "Start everything: gateway, hypervisor, desktops.")
-    one.add_argument("--port", type=int, help="port of the desktop (default 7000)")
+    one.add_argument("--port", type=number(0, 65535), help="port of the desktop (default 7000; 0: any)")
     one.add_argument(
         "part",
         nargs="?",
@@ -204,9 +219,9 @@ def parser() -> argparse.ArgumentParser:
     one = add("usage", usage, "Who called what, when, how long, how many tokens.", readable)
     one.add_argument("--user", help="only this person's calls")
     one.add_argument("--sandbox", help="only this sandbox's calls")
-    one.add_argument("--limit", type=int, default=20, help="how many calls (default 20)")
+    one.add_argument("--limit", type=number(1), default=20, help="how many calls (default 20)")
     one.add_argument("--by", choices=["user", "model", "day"], help="add up, instead of listing calls")
-    one.add_argument("--days", type=int, default=30, help="--by, --csv: of the last so many days (default 30)")
+    one.add_argument("--days", type=number(1), default=30, help="--by, --csv: of the last so many days (default 30)")
     one.add_argument("--csv", action="store_true", help="print CSV: with --by its sums, without all of them")
 
     one = add("verify", verify, "Prove that this deployment is keyless: attack it from inside a sandbox.", readable)
@@ -227,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--output", "-o", metavar="FILE", help="export: the tar file to write (default: standard output)")
 
     one = add("memory", memory, "Search, explain, forget, export, import what a sandbox remembers.")
-    memory_parser.configure(one, common, readable)
+    memory_parser.configure(one, number(1), common, readable)
 
     one = add("login", login, "Another link to sign in with; it opens once.", readable)
     one.add_argument("user", nargs="?", help="whose (default: the first admin's)")
@@ -301,7 +316,7 @@ def quick_run(words: Sequence[str]) -> int | None:
         name = rest.pop(0).removeprefix("--")
         if name == "strict":
             asked[name] = True
-        elif name in asked and rest:
+        elif name in asked and rest and not rest[0].startswith("-"):
             asked[name] = rest.pop(0)
         else:
             return None
@@ -329,20 +344,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code is not None:
             return code
         try:
-            arguments = parser().parse_args(words)
+            arguments, surplus = parser().parse_known_args(words)
+            if surplus:  # said with the usage of the command, not with that of `choir`
+                arguments.parser.error(f"unknown: {' '.join(surplus)}")
         except SystemExit as error:
             return EXIT_USAGE if error.code else 0
         as_json = arguments.json
         act: Command = arguments.act
         return act(arguments)
     except ChoirError as error:
+        from choir.app.notice import notice_error
+
         if as_json:
             import json
 
             print(json.dumps({"error": error.as_dict()}))
-        print(f"choir: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"       {error.hint}", file=sys.stderr)
+        notice_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -99,7 +99,7 @@ def _forget(ask: Ask, arguments: argparse.Namespace) -> tuple[Any, str]:
     if arguments.before is not None:
         body["before"] = outside.unix_time(arguments.before)
     gone = ask("forget", body)
-    return {"forgotten": gone}, f"Forgot {gone:,} item{'' if gone == 1 else 's'}."
+    return {"forgotten": gone}, f"Forgot {_count(gone, 'item')}."
 
 
 def _export(ask: Ask, arguments: argparse.Namespace) -> tuple[Any, str | None]:
@@ -119,7 +119,7 @@ def _export(ask: Ask, arguments: argparse.Namespace) -> tuple[Any, str | None]:
             raise
     except OSError as error:
         raise ChoirError("export_failed", f"Cannot write {arguments.output}: {error.strerror}.") from error
-    return answer, f"Wrote {answer['occurrences']:,} lines to {arguments.output}."
+    return answer, f"Wrote {_count(answer['occurrences'], 'line')} to {arguments.output}."
 
 
 def _import(ask: Ask, arguments: argparse.Namespace) -> tuple[Any, str]:
@@ -136,7 +136,8 @@ def _import(ask: Ask, arguments: argparse.Namespace) -> tuple[Any, str]:
                 answer = send(file)
     except OSError as error:
         raise ChoirError("import_failed", f"Cannot read {name}: {error.strerror}.") from error
-    return answer, f"Took over {answer['inserted']:,} items; {answer['duplicates']:,} lines were known content."
+    known = _count(answer["duplicates"], "line")
+    return answer, f"Took over {_count(answer['inserted'], 'item')}; {known} had known content."
 
 
 def _stats(ask: Ask, _arguments: argparse.Namespace) -> tuple[Any, str]:
@@ -158,6 +159,10 @@ ACTIONS: dict[str, Callable[[Ask, argparse.Namespace], tuple[Any, str | None]]] 
     "import": _import,
     "stats": _stats,
 }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _when(at: float) -> str:

@@ -5,15 +5,20 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 
-def configure(parser: argparse.ArgumentParser, *parents: argparse.ArgumentParser) -> None:
-    """Give ``parser`` its actions."""
+def configure(parser: argparse.ArgumentParser, count: Callable[[str], int], *parents: argparse.ArgumentParser) -> None:
+    """Give ``parser`` its actions.
+
+    Args:
+        count: the type of a number of things.
+    """
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
     def add(name: str, about: str) -> argparse.ArgumentParser:
         made = actions.add_parser(name, parents=list(parents), help=about, description=about)
-        made.set_defaults(action=name)
+        made.set_defaults(action=name, parser=made)
         whose = made.add_mutually_exclusive_group()
         whose.add_argument("--sandbox", metavar="NAME", help="whose: a sandbox's name, or user/role; default: your own")
         whose.add_argument("--run", metavar="FOLDER", help="the memory of `choir run` in this folder")
@@ -21,7 +26,7 @@ def configure(parser: argparse.ArgumentParser, *parents: argparse.ArgumentParser
 
     one = add("search", "Find what is remembered, the best first.")
     one.add_argument("query", nargs="+", metavar="WORD", help="words to look for")
-    one.add_argument("-k", type=int, default=10, metavar="N", help="how many (default %(default)s)")
+    one.add_argument("-k", type=count, default=10, metavar="N", help="how many (default %(default)s)")
     one.add_argument("--collection", help="only this one: user_inputs, version_snapshots, run_ or doc_trajectories")
 
     one = add("explain", "Say why an item ranks where it does.")

@@ -13,7 +13,7 @@ from typing import Any
 
 from choir.channel import Channel, ChannelClosed, Message, connect
 from choir.cli.usage import table
-from choir.errors import ChoirError, StartError
+from choir.errors import EXIT_FAILED, EXIT_UNAVAILABLE, ChoirError, StartError, UsageError
 from choir.paths import State
 
 Shown = tuple[Any, str | None]
@@ -29,6 +29,10 @@ def sandbox(state: State, arguments: argparse.Namespace) -> int:
     if text is None:  # the answer itself went to standard output
         return 0
     print(json.dumps(answer) if arguments.json else text)
+    if arguments.action in ("start", "restart") and answer["sandbox"]["state"] == "failed":
+        if answer["sandbox"]["hint"]:
+            print(f"       {answer['sandbox']['hint']}", file=sys.stderr)
+        return EXIT_UNAVAILABLE
     return 0
 
 
@@ -87,7 +91,7 @@ def _newest(hypervisor: Hypervisor, arguments: argparse.Namespace) -> str:
 def _export(hypervisor: Hypervisor, arguments: argparse.Namespace) -> Shown:
     """A snapshot's tar file, copied. It is read here, so a slow reader holds nobody up."""
     if arguments.output is None and (sys.stdout.isatty() or arguments.json):
-        raise ChoirError("no_output", "A tar file is not for the terminal.", "Say where to: -o FILE, or redirect it.")
+        raise UsageError("no_output", "A tar file is not for the terminal.", "Say where to: -o FILE, or redirect it.")
     chosen = select(arguments.name)
     if arguments.snapshot is None:
         snapshot = hypervisor.ask("snapshot", **chosen)["snapshot"]
@@ -197,7 +201,9 @@ class Hypervisor:
         except ChannelClosed:
             raise StartError("not_running", "The hypervisor went away.", "Look at what `choir up` says.") from None
         if not answer.pop("ok", False):
-            raise ChoirError(str(answer.get("reason")), str(answer.get("message")), str(answer.get("hint", "")))
+            error = ChoirError(str(answer.get("reason")), str(answer.get("message")), str(answer.get("hint", "")))
+            error.exit_code = int(answer.get("exit_code", EXIT_FAILED))
+            raise error
         return answer
 
     def sandboxes(self) -> list[Message]:

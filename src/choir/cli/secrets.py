@@ -13,7 +13,7 @@ from choir.app.local import LocalModel
 from choir.app.secrets import LOCAL_SERVICE, environment_secrets
 from choir.cli.usage import table
 from choir.deploy.units import Deployment
-from choir.errors import EXIT_FAILED
+from choir.errors import EXIT_FAILED, UsageError
 from choir.places import clean_environment
 from choir.service import Service
 
@@ -24,8 +24,11 @@ def secrets(arguments: argparse.Namespace) -> int:
     """Exit code 1 when a provider that choir.toml names has no usable key, or a key is open to others.
 
     Raises:
+        UsageError: ``no_env_file``.
         ConfigError: the configuration, or the file of variables as a whole, is wrong.
     """
+    if arguments.env_file and not os.path.isfile(arguments.env_file):
+        raise UsageError("no_env_file", f"There is no file {arguments.env_file}.", "Give --env-file one of keys.")
     found = asyncio.run(_ask(arguments))
     if arguments.json:
         print(json.dumps(found))

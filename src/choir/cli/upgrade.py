@@ -12,7 +12,7 @@ from choir.deploy import rehearsal, services, wheel
 from choir.deploy.journal import Entry, Journal
 from choir.deploy.machine import Machine
 from choir.deploy.upgrade import Upgrade
-from choir.errors import ChoirError
+from choir.errors import ChoirError, UsageError
 from choir.installation import Installation, find
 
 
@@ -28,7 +28,7 @@ def upgrade(arguments: argparse.Namespace) -> int:
         done = _resumed(installation, journal, arguments, said)
         if seen is None:
             if done is None and not said.steps:
-                raise ChoirError("no_wheel", "Nothing was broken off.", "To upgrade: choir upgrade WHEEL")
+                raise UsageError("no_wheel", "Nothing was broken off.", "To upgrade: choir upgrade WHEEL")
             return _ended(done, said, installation)
         if done is not None:
             if installation.in_force() == seen.version:

@@ -40,9 +40,7 @@ def usage(state: State, arguments: argparse.Namespace) -> int:
 def _usage(state: State, arguments: argparse.Namespace) -> int:
     if arguments.by or arguments.csv:
         return _report(Ledger(state.ledger), arguments)
-    records = Ledger(state.ledger).query(
-        sandbox_id=arguments.sandbox, user_id=arguments.user, limit=max(arguments.limit, 1)
-    )
+    records = Ledger(state.ledger).query(sandbox_id=arguments.sandbox, user_id=arguments.user, limit=arguments.limit)
     if arguments.json:
         sys.stdout.write(msgspec.json.encode(records).decode() + "\n")
     elif not records:
@@ -53,7 +51,7 @@ def _usage(state: State, arguments: argparse.Namespace) -> int:
 
 
 def _report(ledger: Ledger, arguments: argparse.Namespace) -> int:
-    since = time.strftime("%Y-%m-%d", time.gmtime(time.time() - (max(arguments.days, 1) - 1) * 86400))
+    since = time.strftime("%Y-%m-%d", time.gmtime(time.time() - (arguments.days - 1) * 86400))
     shares = ledger.shares(since, arguments.user)
     if arguments.by is None:
         sys.stdout.write(shares_csv(shares))
@@ -67,6 +65,8 @@ def _report(ledger: Ledger, arguments: argparse.Namespace) -> int:
         print(f"No calls since {since}.")
     else:
         print(table((arguments.by, *SUMS), [sum_row(one) for one in sums]))
+        if any(one.unpriced for one in sums):
+            print("+: and calls whose price is not known (see [prices] in choir.toml)")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from choir.cli.sandbox import Hypervisor
 from choir.cli.usage import table
-from choir.errors import ChoirError
+from choir.errors import UsageError
 from choir.paths import State
 from choir.user_limits import FIELDS
 
@@ -19,9 +19,9 @@ HEADINGS = ("name", "role", "state", "passkeys", "signed in", "since")
 def user(state: State, arguments: argparse.Namespace) -> int:
     if arguments.action not in ("list", "sessions") and not arguments.name:
         what = "ID" if arguments.action == "revoke" else "NAME"
-        raise ChoirError("no_name", "Whom?", f"Say who: choir user {arguments.action} {what}")
+        raise UsageError("no_name", "Whom?", f"Say who: choir user {arguments.action} {what}")
     if arguments.limits and arguments.action != "limit":
-        raise ChoirError("too_many_words", f"`{arguments.limits[0]}` is one word too many.", "See: choir user --help")
+        raise UsageError("too_many_words", f"`{arguments.limits[0]}` is one word too many.", "See: choir user --help")
     with Hypervisor(state) as hypervisor:
         answer, text = _ACTIONS[arguments.action](hypervisor, arguments)
     print(json.dumps(answer) if arguments.json else text)
@@ -52,9 +52,12 @@ def _invite(hypervisor: Hypervisor, arguments: argparse.Namespace) -> tuple[Any,
 
 def _remove(hypervisor: Hypervisor, arguments: argparse.Namespace) -> tuple[Any, str]:
     answer = hypervisor.ask("remove_user", user=arguments.name)
+    if answer["invitation"]:
+        return answer, f"The invitation of {arguments.name} is withdrawn: its link opens nothing any more."
     kept = "".join(f"\n  {path}" for path in answer["homes"])
     files = f"Their files are kept in{kept}" if kept else "They left no files."
-    return answer, f"{arguments.name} is removed: signed out everywhere, sandboxes stopped. {files}"
+    warning = f"\n{answer['warning']}" if answer["warning"] else ""
+    return answer, f"{arguments.name} is removed: signed out everywhere, sandboxes stopped. {files}{warning}"
 
 
 def _role(hypervisor: Hypervisor, arguments: argparse.Namespace) -> tuple[Any, str]:
@@ -73,7 +76,7 @@ def _limit(hypervisor: Hypervisor, arguments: argparse.Namespace) -> tuple[Any, 
         if arguments.limits == ["none"]:
             given = dict.fromkeys(FIELDS, "")
         elif wrong is not None:
-            raise ChoirError(
+            raise UsageError(
                 "limit_invalid",
                 f"`{wrong}` is no limit.",
                 "Say FIELD=VALUE, e.g. usd_per_day=5; FIELD= for what is configured; or none for all of them.",
