@@ -111,7 +111,10 @@ def measure(rounds: int, warm: bool) -> tuple[list[float], list[float]]:
             link = next(word for word in said.split() if "?once=" in word)
             browser = Browser()
             origin, _, once = link.partition("/login?")
-            browser.get(f"{origin}/login", once).read()
+            signed = browser.get(f"{origin}/login", once)
+            assert signed.status == 200, (signed.status, signed.read())
+            signed.read()
+            visit(browser, origin)
             user = ask(state, "list")["sandboxes"][0]["user"]
             times, unit = [], []
             for number in range(rounds + 1):
