@@ -20,8 +20,6 @@ import numpy.typing as npt
 PAGE_BITS = 16
 PAGE = 1 << PAGE_BITS
 MAX_COUNT = 255
-MAX_PAGES = 255
-"""Of one row."""
 
 _COUNTED, _SEVERAL = 1, 2
 """Flags: there are counts; there are pages."""
@@ -61,7 +59,7 @@ def encode(listed: Listed) -> bytes:
 
 
 def encode_pages(lists: Sequence[tuple[int, Listed]]) -> bytes:
-    """A row of several pages, at most ``MAX_PAGES``, ascending."""
+    """A row of several pages, at most 255, ascending."""
     return put_together([((page,), (len(each.slots),), each.slots, each.counts, each.first) for page, each in lists])
 
 
